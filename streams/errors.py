@@ -1,0 +1,219 @@
+"""Every exception that a user can meet, in one tree.
+
+    StreamsError
+    ├── ConfigurationError                 wrong before anything ran
+    │   ├── MissingFallback                a tool or model without a declared fallback
+    │   ├── DuplicateName                  two agents, tools or models of one name
+    │   ├── UnknownName                    an agent, tool or model that the app does not have
+    │   ├── SettingsError                  a setting that is unknown or does not validate
+    │   ├── PrerequisiteMissing            something on the machine that must be installed or pointed to
+    │   └── NotInThisVersion               declared in the API, built in a later version
+    ├── InvalidInput                       a value that does not fit; names the field
+    ├── PayloadTooLarge                    a payload over its bound, with both
+    ├── Conflict                           an invocation ID used before with another input
+    ├── Backpressure                       the lane is over its limit; carries retry_after_s
+    ├── ResultTimeout                      a result that did not come within the time the caller gave
+    ├── UnknownInvocation                  an ID that no shard and no store knows
+    ├── BrokerError                        the log
+    │   ├── BrokerUnavailable              not reachable or no answer in time; names address and setting
+    │   ├── Fenced                         another owner of the same name has started
+    │   ├── CommitAmbiguous                a commit whose outcome is unknown
+    │   ├── OwnershipLost                  the group has moved on without this member
+    │   ├── PositionOutOfRange             a position that is outside the log
+    │   ├── RecordTooLarge                 over the topic's max.message.bytes
+    │   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
+    ├── StoreError                         Postgres
+    │   └── StoreUnavailable               not reachable or no answer in time; names address and setting
+    ├── CodecError                         bytes that are not the record they should be
+    │   └── UnknownSchema                  a fingerprint that this process does not know
+    └── HandlerError                       raised inside agent handlers
+        ├── NotDurable                     I/O, threads or processes in a handler; put them in a tool
+        ├── NonDeterminism                 a handler that asked for something else when it was run again
+        ├── AgentDeadlock                  a call chain that comes back to an instance that waits for it
+        ├── ChildFailed                    a child invocation that failed, was cancelled or refused
+        ├── DeadlineExceeded               the invocation's deadline passed
+        ├── BudgetExceeded                 the next call would pass the budget
+        ├── SignalTimeout                  a signal that did not come in time
+        ├── ModelRefused                   a model provider that refused the request (400), with its words
+        └── VersionConflict                a write whose expected version is not the current one
+"""
+
+from __future__ import annotations
+
+
+class StreamsError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class ConfigurationError(StreamsError):
+    """Something is declared or configured wrongly; found before anything runs."""
+
+
+class MissingFallback(ConfigurationError):
+    """A tool or model was declared without `fallback=` or `fallback_fn=`."""
+
+
+class DuplicateName(ConfigurationError):
+    """Two agents, tools or models of one app share a name."""
+
+
+class UnknownName(ConfigurationError):
+    """An agent, tool, model, module or app of that name does not exist."""
+
+
+class SettingsError(ConfigurationError):
+    """A setting is unknown or its value does not validate."""
+
+
+class PrerequisiteMissing(ConfigurationError):
+    """The machine lacks something; the message names it and the ways to fix it."""
+
+
+class NotInThisVersion(ConfigurationError):
+    """The name is part of the public API, its inside comes in a later version."""
+
+
+class InvalidInput(StreamsError):
+    """A value does not fit its type or bound; the message names the field."""
+
+
+class PayloadTooLarge(StreamsError):
+    """A payload exceeds its bound.
+
+    Attributes:
+        size_bytes: Size of the payload once encoded.
+        limit_bytes: The bound, from the setting that the message names.
+    """
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int, setting: str) -> None:
+        super().__init__(
+            f"{what} of {size_bytes / 1e6:.2f} MB exceeds {limit_bytes / 1e6:.2f} MB ({setting}); "
+            "store it elsewhere and pass a reference"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class Conflict(StreamsError):
+    """An invocation ID was used before with another input."""
+
+
+class Backpressure(StreamsError):
+    """The lane is over its limit.
+
+    Attributes:
+        retry_after_s: Seconds after which the lane is expected to have room again.
+    """
+
+    def __init__(self, lane: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"lane {lane!r} is over its limit; try again in {retry_after_s:.1f} s, or submit with wait=True"
+        )
+        self.lane = lane
+        self.retry_after_s = retry_after_s
+
+
+class ResultTimeout(StreamsError, TimeoutError):
+    """No result within the time the caller gave. The invocation goes on; ask again with `client.handle(id)`."""
+
+
+class UnknownInvocation(StreamsError):
+    """No shard and no store knows an invocation of that ID."""
+
+
+class BrokerError(StreamsError):
+    """Base of what goes wrong between this process and the log."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The log cannot be reached or did not answer in time."""
+
+
+class Fenced(BrokerError):
+    """Another owner with the same transactional ID has started; this one must stop."""
+
+
+class CommitAmbiguous(BrokerError):
+    """A commit may or may not have happened; only the log knows. The process must end."""
+
+
+class OwnershipLost(BrokerError):
+    """The consumer group has moved on; the partitions may have another owner."""
+
+
+class PositionOutOfRange(BrokerError):
+    """A position is outside the log: retention has passed it, or it is beyond the end."""
+
+
+class RecordTooLarge(BrokerError):
+    """A record exceeds the topic's `max.message.bytes`."""
+
+
+class TopicError(BrokerError):
+    """A topic is missing, was refused by the broker, or differs from the catalogue."""
+
+
+class StoreError(StreamsError):
+    """Base of what goes wrong between this process and Postgres."""
+
+
+class StoreUnavailable(StoreError):
+    """Postgres cannot be reached or did not answer in time."""
+
+
+class CodecError(StreamsError):
+    """Bytes are not the record that they should be."""
+
+
+class UnknownSchema(CodecError):
+    """A record was written with a schema that this process does not know."""
+
+
+class HandlerError(StreamsError):
+    """Base of what agent handlers can meet at a step."""
+
+
+class NotDurable(HandlerError):
+    """I/O, threads or processes were used in a handler; they belong in a tool."""
+
+
+class NonDeterminism(HandlerError):
+    """A handler asked for something else when it was run again over its journal."""
+
+
+class AgentDeadlock(HandlerError):
+    """A call chain came back to an agent instance that waits for it."""
+
+
+class ChildFailed(HandlerError):
+    """A child invocation ended without a value.
+
+    Attributes:
+        invocation_id: The child's.
+        error_type: Type of the child's error, as in its result.
+    """
+
+    def __init__(self, invocation_id: str, error_type: str, message: str) -> None:
+        super().__init__(f"{invocation_id} failed: {error_type}: {message}")
+        self.invocation_id = invocation_id
+        self.error_type = error_type
+
+
+class DeadlineExceeded(HandlerError, TimeoutError):
+    """The deadline of the invocation passed."""
+
+
+class BudgetExceeded(HandlerError):
+    """The next call would pass the invocation's or the tenant's budget."""
+
+
+class SignalTimeout(HandlerError, TimeoutError):
+    """A signal did not arrive within its timeout."""
+
+
+class ModelRefused(HandlerError):
+    """The model provider refused the request (400); the message has its words."""
+
+
+class VersionConflict(HandlerError):
+    """A write expected another version than the current one."""

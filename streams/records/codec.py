@@ -1,0 +1,152 @@
+"""Records to bytes and back: Avro single-object encoding.
+
+Two marker bytes, the schema's 8-byte CRC-64 fingerprint, the body (Avro 1.11, "Single-object encoding"). A record is
+decoded with the schema that its fingerprint names and resolved to the current one, so that old records stay readable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from importlib import resources
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from streams.errors import CodecError, UnknownSchema
+from streams.records import control, invocations, journal, signals, state, steps
+from streams.records.avro import schema_of
+
+MARKER = b"\xc3\x01"
+_HEAD_BYTES = 10
+
+R = TypeVar("R")
+
+RECORDS: tuple[type[Any], ...] = tuple(
+    record
+    for module in (invocations, signals, steps, state, journal, control)
+    for record in vars(module).values()
+    if dataclasses.is_dataclass(record) and isinstance(record, type) and record.__module__ == module.__name__
+)
+"""Every record that flows, in the order of the modules that define them."""
+
+
+def encode(record: Any) -> bytes:
+    """Return the single-object encoding of a record.
+
+    Raises:
+        CodecError: A field does not fit its schema.
+    """
+    try:
+        return _ENCODERS[type(record)](record)
+    except KeyError:
+        raise CodecError(f"{type(record).__name__} is not a record; known are {_names()}") from None
+
+
+def decode(data: bytes) -> Any:
+    """Return the record in *data*, whatever its type; told by the fingerprint.
+
+    Raises:
+        UnknownSchema: The fingerprint is not known here; it may be from a newer version.
+        CodecError: Not single-object encoding, or a body that does not fit its schema.
+    """
+    if data[:2] != MARKER or len(data) < _HEAD_BYTES:
+        raise CodecError(
+            f"{len(data)} bytes starting with {data[:4].hex() or 'nothing'} are not an Avro single object (c301)"
+        )
+    decoder = _DECODERS.get(data[2:10])
+    if decoder is None:
+        raise UnknownSchema(
+            f"schema fingerprint {data[2:10].hex()} is not known to this version; deploy the version that wrote it"
+        )
+    try:
+        return decoder(data)
+    except Exception as error:
+        raise CodecError(
+            f"body of schema {data[2:10].hex()} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def decode_as(kind: type[R], data: bytes) -> R:
+    """Return the record in *data*, which must be of type *kind*.
+
+    Raises:
+        CodecError: It is another record, or no record (see `decode`).
+    """
+    record = decode(data)
+    if type(record) is not kind:
+        raise CodecError(f"expected {kind.__name__}, got {type(record).__name__}")
+    return record
+
+
+def fingerprint_of(schema: dict[str, Any]) -> bytes:
+    """Return the 8 bytes, little endian, by which single-object encoding names a schema."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+def schema_files(folder: str = "") -> list[Path]:
+    """Return the `.avsc` files of a folder of `schemas/`, from the checkout or from the installed package."""
+    beside = Path(__file__).parents[2] / "schemas"
+    root = beside if beside.is_dir() else Path(str(resources.files("streams") / "_schemas"))
+    return sorted((root / folder).glob("*.avsc"))
+
+
+def _make_encoder(record: type[Any], schema: Any, head: bytes) -> Callable[[Any], bytes]:
+    names = tuple(field.name for field in dataclasses.fields(record))
+    values = attrgetter(*names)
+
+    def encode_one(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        buffer.write(head)
+        try:
+            schemaless_writer(buffer, schema, dict(zip(names, values(value), strict=True)))
+        except Exception as error:
+            raise CodecError(f"{record.__name__} cannot be encoded: {type(error).__name__}: {error}") from error
+        return buffer.getvalue()
+
+    return encode_one
+
+
+def _make_decoder(record: type[Any], writer: Any, reader: Any) -> Callable[[bytes], Any]:
+    lists = tuple(f.name for f in dataclasses.fields(record) if str(f.type).startswith("tuple["))
+
+    def decode_one(data: bytes) -> Any:
+        buffer = io.BytesIO(data)
+        buffer.seek(_HEAD_BYTES)
+        fields: Any = schemaless_reader(buffer, writer, reader)
+        if buffer.tell() != len(data):
+            raise ValueError(f"{len(data) - buffer.tell()} bytes follow the record")
+        for name in lists:
+            if fields[name] is not None:
+                fields[name] = tuple(fields[name])
+        return record(**fields)
+
+    return decode_one
+
+
+def _register() -> tuple[dict[type[Any], Callable[[Any], bytes]], dict[bytes, Callable[[bytes], Any]]]:
+    encoders: dict[type[Any], Callable[[Any], bytes]] = {}
+    decoders: dict[bytes, Callable[[bytes], Any]] = {}
+    by_name = {record.__name__: (record, parse_schema(schema_of(record))) for record in RECORDS}
+    for record, schema in by_name.values():
+        name = fingerprint_of(schema)
+        encoders[record] = _make_encoder(record, schema, MARKER + name)
+        decoders[name] = _make_decoder(record, schema, None)
+    for path in schema_files("released"):
+        old = parse_schema(json.loads(path.read_text(encoding="utf-8")))
+        known = by_name.get(str(old["name"]).rpartition(".")[2])
+        if known is not None:
+            decoders.setdefault(fingerprint_of(old), _make_decoder(known[0], old, known[1]))
+    return encoders, decoders
+
+
+def _names() -> str:
+    return ", ".join(record.__name__ for record in RECORDS)
+
+
+_ENCODERS, _DECODERS = _register()

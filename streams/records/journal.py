@@ -1,0 +1,141 @@
+"""What a shard writes to itself: the journal of each invocation, completion markers, and the cursor.
+
+Completions are stored as already encoded bytes, so that rewriting a journal record costs a copy and not an encoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The outcome of one step, as it was applied to a handler.
+
+    Attributes:
+        step: Number of the step within the incarnation.
+        kind: `start`, `tool`, `llm`, `child`, `timer`, `signal`, `cancel`, ...
+        name: Of the tool, model, agent or signal.
+        status: `ok`, `raised`, `invalid`, `failed`.
+        value: JSON that the handler gets.
+        degraded: The value came from a fallback.
+        cause: Why the fallback was used.
+        at_s: Seconds since the epoch to which the handler's clock is set; never goes back.
+        asked: Rolling hash of the requests that the handler had made before this was applied.
+    """
+
+    step: int
+    kind: str
+    name: str
+    status: str
+    at_s: float
+    asked: int
+    value: bytes | None = None
+    error_type: str = ""
+    error_message: str = ""
+    degraded: bool = False
+    cause: str = ""
+    attempts: int = 1
+    elapsed_s: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """The live journal of an invocation; keyed by its ID, rewritten by each transaction that touched it.
+
+    Attributes:
+        invocation: The encoded `Invocation`.
+        phase: `queued` (in the mailbox), `running`, `parked`.
+        version: Version of the handler that it started with.
+        accepted: Order of acceptance within the partition; orders mailboxes after a restore.
+        chunks: Number of closed chunks that precede `completions`.
+        completions: Encoded `Completion`s of the open chunk, in order.
+        asked: Rolling hash of all requests made until now.
+        wake_at_s: When the engine must look at it again without an event; 0 for never.
+        reason: Why it is parked.
+        kept: Encoded `KeptStep`s: at-most-once steps of earlier incarnations.
+        signals: Encoded `Signal`s that came before somebody waited for them.
+        snapshot: For readers that run beside others: encoded `StateDelta`s as they were at the start.
+        crashes: Times that its process died while it was worked on.
+    """
+
+    invocation: bytes
+    incarnation: int
+    phase: str
+    version: str
+    accepted: int
+    started_at_ms: int = 0
+    chunks: int = 0
+    completions: tuple[bytes, ...] = ()
+    asked: int = 0
+    wake_at_s: float = 0.0
+    reason: str = ""
+    kept: tuple[bytes, ...] = ()
+    signals: tuple[bytes, ...] = ()
+    snapshot: tuple[bytes, ...] | None = None
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStep:
+    """An at-most-once step of an earlier incarnation: a restarted handler gets this outcome, never a second call.
+
+    Attributes:
+        completion: The encoded `Completion`; None while the call is still out.
+    """
+
+    incarnation: int
+    step: int
+    tool: str
+    arguments: bytes
+    completion: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalChunk:
+    """Completions that no longer fit into the entry; never rewritten, tombstoned when the invocation ends."""
+
+    invocation: str
+    incarnation: int
+    number: int
+    completions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What stays of a finished invocation for the deduplication window.
+
+    Attributes:
+        input_digest: Tells the same invocation from another one that reuses its ID.
+        result: The encoded `Result`.
+    """
+
+    input_digest: bytes
+    result: bytes
+    finished_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a shard goes on after a restore; the last record of each of its transactions.
+
+    Attributes:
+        positions: Next offset for each input topic.
+        epoch: Grows with each owner.
+        sequence: Last sequence number given to a state write.
+        accepted: Last acceptance number given to an invocation.
+        restarts: Owners since the last one that made progress; more than one means that something kills them.
+        suspects: Invocations being worked on when events go one by one, for finding the one that kills its process.
+        paused: Agent names that an operator has paused.
+    """
+
+    epoch: int
+    sequence: int
+    accepted: int
+    positions: dict[str, int] = field(default_factory=dict)
+    restarts: int = 0
+    suspects: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
