@@ -1,0 +1,238 @@
+"""The breaker as a worker meets it: ask before a call, report after it.
+
+A guard decides by two machines. Its own trips at once on what this process saw. The fleet's record, where there is one
+that still holds, comes first: it refuses for everyone and leases the probe. When the control plane falls silent, the
+record runs out and the guard goes on with local decisions and local probes. What it saw leaves as `OutcomeDigest`s.
+
+Pure: time and luck are handed in; it sends nothing. Not safe for threads: one event loop uses it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from streams.breakers.machine import BreakerMachine, closed, generation_of, parse_generation
+from streams.breakers.policy import BreakerPolicy
+from streams.breakers.refusal import Refusal, has_expired, refusal_of
+from streams.breakers.tally import Sequence, Tally
+from streams.breakers.window import FAILED, SLOW
+from streams.records.control import BreakerState, OutcomeDigest
+
+_DIGESTS_KEPT = 64
+_FREE_PHASES = frozenset({"forced-closed", "metrics-only"})
+
+
+class Admitted(NamedTuple):
+    """What a call was admitted under; given back with its outcome, so that a late one changes nothing.
+
+    Attributes:
+        epoch: With `number`, the fleet's generation.
+        local: Number of the process's own machine.
+        probe: `fleet` or `local` when the call is a half-open probe.
+    """
+
+    epoch: int
+    number: int
+    local: int
+    probe: str = ""
+
+
+class Guard:
+    """One process's breaker for one dependency.
+
+    Args:
+        dependency: `tool:<name>`, `llm:<pool>` or `postgres`.
+        reporter: Name of this process in digests and leases; unique in the fleet.
+        luck: Gives numbers uniform in [0, 1), for jitter: `random.random`, or a seeded one.
+    """
+
+    def __init__(self, dependency: str, policy: BreakerPolicy, reporter: str, luck: Callable[[], float]) -> None:
+        self.dependency = dependency
+        self.policy = policy
+        self.reporter = reporter
+        self._luck = luck
+        self._slow_s = policy.slow_call_s if policy.slow_call_s is not None else float("inf")
+        self._machine = BreakerMachine(policy, closed(dependency))
+        self._fleet = closed(dependency)
+        self._silent = False
+        self._probed = (-1, -1)
+        self._tally = Tally(dependency, reporter)
+        # Digests are soft state: should nobody drain them, the oldest are worth least.
+        self._pending: deque[OutcomeDigest] = deque(maxlen=_DIGESTS_KEPT)
+        self._sequence = Sequence()
+        self._settle()
+
+    @property
+    def phase(self) -> str:
+        """What holds here: the fleet's phase; the local one while the fleet's is closed or has run out."""
+        return self._machine.state.phase if self._is_local else self._fleet.phase
+
+    @property
+    def state(self) -> BreakerState:
+        """The record behind `phase`: the fleet's, or this process's own."""
+        return self._machine.state if self._is_local else self._fleet
+
+    def admit(self, now_ms: int, stamp: str = "") -> Admitted | Refusal:
+        """Decide whether a call may go out.
+
+        Args:
+            stamp: Generation of the lease that the call carries as its probe; empty for ordinary calls.
+        """
+        if self._free and not stamp:
+            return self._current
+        return self._decide(now_ms, stamp)
+
+    def record(
+        self, admitted: Admitted, failed: bool, duration_s: float, now_ms: int, error: str = ""
+    ) -> BreakerState | None:
+        """Count the outcome of an admitted call; return the local state when it changed by that.
+
+        Args:
+            failed: The dependency failed. What the caller did wrong, or a tool declares, is no failure of it.
+            error: Class of the error, for the digest.
+        """
+        code = (FAILED if failed else 0) | (SLOW if duration_s >= self._slow_s else 0)
+        if admitted is not self._current and admitted != self._current:
+            return self._record_other(admitted, code, now_ms, error)
+        tally = self._tally
+        tally.calls += 1
+        if code:
+            tally.add_bad(code, error)
+        if self._forced:
+            return None
+        changed = self._machine.record(code, now_ms, self._luck() if code else 0.5)
+        if changed is None:
+            return None
+        self._settle()
+        return changed.after
+
+    def apply(self, record: BreakerState) -> bool:
+        """Follow the fleet's record; return False for one that is not newer than what is known."""
+        known = self._fleet
+        if (record.epoch, record.number) <= (known.epoch, known.number):
+            return False
+        self._close_tally(record.since_ms)
+        self._fleet = record
+        self._silent = False
+        # The fleet has decided: what this process concluded from its own share of the calls starts afresh.
+        self._restart_local(closed(self.dependency, since_ms=record.since_ms))
+        return True
+
+    def drain(self, now_ms: int) -> tuple[OutcomeDigest, ...]:
+        """Return what happened since the last call, for the `outcomes` topic; empty when nothing did."""
+        self._close_tally(now_ms)
+        digests = tuple(self._pending)
+        self._pending.clear()
+        return digests
+
+    @property
+    def _is_local(self) -> bool:
+        return self._silent or self._fleet.phase == "closed"
+
+    def _decide(self, now_ms: int, stamp: str) -> Admitted | Refusal:
+        if stamp:
+            return self._decide_stamped(stamp)
+        fleet = self._fleet
+        if not self._is_local:
+            if not has_expired(fleet, now_ms, self.policy.grace_s):
+                return self._lease_of_my_own() or self._refuse(fleet)
+            self._go_silent(now_ms)
+        return self._decide_locally(now_ms)
+
+    def _decide_stamped(self, stamp: str) -> Admitted | Refusal:
+        generation, fleet = parse_generation(stamp), self._fleet
+        # A stamp newer than the record known here was leased by a record that is still on its way.
+        if generation is None or generation < (fleet.epoch, fleet.number) or generation <= self._probed:
+            return self._refuse(fleet, f"stamp {stamp} is of a lease that is over or used")
+        if fleet.phase == "forced-open":
+            return self._refuse(fleet)
+        self._probed = generation
+        return Admitted(*generation, self._machine.state.number, "fleet")
+
+    def _lease_of_my_own(self) -> Admitted | None:
+        fleet = self._fleet
+        generation = (fleet.epoch, fleet.number)
+        if fleet.phase != "half-open" or fleet.probe_holder != self.reporter or generation <= self._probed:
+            return None
+        self._probed = generation
+        return Admitted(*generation, self._machine.state.number, "fleet")
+
+    def _decide_locally(self, now_ms: int) -> Admitted | Refusal:
+        machine = self._machine
+        if machine.state.phase == "closed":
+            return self._current
+        machine.demand(self.reporter, now_ms)
+        if machine.tick(now_ms) is None:
+            return self._refuse(machine.state)
+        # A lease that ran out without an outcome goes to the end of the line, where this process is alone.
+        machine.demand(self.reporter, now_ms)
+        self._settle()
+        return self._current._replace(probe="local")
+
+    def _go_silent(self, now_ms: int) -> None:
+        """The control plane is silent: go on as if this process alone had opened, and its time were over."""
+        self._silent = True
+        fleet = self._fleet
+        self._restart_local(
+            BreakerState(
+                self.dependency,
+                "open",
+                0,
+                0,
+                f"the control plane is silent since {fleet.phase} for: {fleet.reason}",
+                fleet.since_ms,
+                until_ms=now_ms,
+                openings=fleet.openings,
+            )
+        )
+
+    def _record_other(self, admitted: Admitted, code: int, now_ms: int, error: str) -> BreakerState | None:
+        """Count the outcome of a probe, or of a call that an older generation admitted."""
+        if admitted.probe == "fleet":
+            self._report_probe(admitted, code, now_ms, error)
+            return None
+        if (admitted.epoch, admitted.number) == (self._fleet.epoch, self._fleet.number):
+            # Late for the local machine, but of the fleet's generation: the fleet counts it.
+            self._tally.calls += 1
+            if code:
+                self._tally.add_bad(code, error)
+        machine = self._machine
+        if admitted.probe != "local" or admitted.local != machine.state.number:
+            return None
+        changed = machine.probe(not code & FAILED, machine.generation, now_ms, self._luck(), why=error)
+        self._settle()
+        return changed.after if changed else None
+
+    def _report_probe(self, admitted: Admitted, code: int, now_ms: int, error: str) -> None:
+        tally = Tally(self.dependency, self.reporter, now_ms, calls=1)
+        if code:
+            tally.add_bad(code, error)
+        outcome = "failed" if code & FAILED else "ok"
+        self._report(tally, now_ms, f"{admitted.epoch}.{admitted.number}", outcome)
+
+    def _refuse(self, state: BreakerState, reason: str = "") -> Refusal:
+        self._tally.short_circuited += 1
+        return refusal_of(state, reason)
+
+    def _restart_local(self, state: BreakerState) -> None:
+        self._machine = BreakerMachine(self.policy, replace(state, number=self._machine.state.number + 1))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Compute what the quick paths of `admit` and `record` need."""
+        fleet, local = self._fleet, self._machine.state
+        self._forced = fleet.phase in _FREE_PHASES
+        self._free = self._forced or (self._is_local and local.phase == "closed")
+        self._current = Admitted(fleet.epoch, fleet.number, local.number)
+
+    def _close_tally(self, now_ms: int) -> None:
+        if not self._tally.is_empty:
+            self._report(self._tally, now_ms, generation_of(self._fleet))
+        self._tally = Tally(self.dependency, self.reporter, now_ms)
+
+    def _report(self, tally: Tally, now_ms: int, generation: str, probe: str = "") -> None:
+        sequence = self._sequence.next(now_ms)
+        self._pending.append(tally.digest(sequence, now_ms, generation=generation, phase=self.phase, probe=probe))
