@@ -64,22 +64,25 @@ def pom_file() -> Path:
     return packaged if packaged.exists() else Path(__file__).parents[2] / "infra" / "kafka" / "pom.xml"
 
 
+def jars_folder(cache: Path | None = None) -> Path:
+    """Return where the jars of this version's `pom.xml` are, or will be; a folder that exists is complete."""
+    return (cache or cache_dir()) / f"kafka-{hashlib.sha256(pom_file().read_bytes()).hexdigest()[:12]}"
+
+
 def kafka_jars(cache: Path | None = None) -> Path:
     """Return the folder with the broker's jars, resolving them first where the cache does not have them.
 
     Raises:
         PrerequisiteMissing: They are not in the cache and Maven is missing or fails.
     """
-    cache = cache or cache_dir()
-    pom = pom_file()
-    folder = cache / f"kafka-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    folder = jars_folder(cache)
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "kafka.lock").open("w") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "kafka.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            _resolve(pom, folder)
+            _resolve(pom_file(), folder)
     return folder
 
 
@@ -103,4 +106,4 @@ def _resolve(pom: Path, folder: Path) -> None:
         if done.returncode != 0 or not any(jars.glob("kafka_*.jar")):
             lines = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-10:])
             raise PrerequisiteMissing(f"mvn could not resolve Kafka's jars:\n{lines}\n{THREE_WAYS}")
-        jars.rename(folder)  # atomic: a folder of that name is complete
+        jars.rename(folder)  # atomic

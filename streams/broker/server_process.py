@@ -20,7 +20,6 @@ from streams.broker import guard
 from streams.errors import SettingsError, StreamsError
 
 LOOPBACK = "127.0.0.1"
-_LAST_LINES = 25
 # Below the range that the kernel hands out for outgoing connections, which could take a port between choice and use.
 _PORTS = range(20_000, 32_000)
 
@@ -95,20 +94,13 @@ class ServerProcess:
         while not ready():
             if not self.alive:
                 code = self._guard.returncode if self._guard else None
-                raise self._error(f"{self.name} ended with code {code} before it was ready; {self.last_lines()}")
+                raise self._error(
+                    f"{self.name} ended with code {code} before it was ready; {last_lines(self.log_file)}"
+                )
             if time.monotonic() > deadline:
                 self.stop(at_once=True)
-                raise self._error(f"{self.name} was not ready within {timeout_s:.0f} s; {self.last_lines()}")
+                raise self._error(f"{self.name} was not ready within {timeout_s:.0f} s; {last_lines(self.log_file)}")
             time.sleep(0.03)
-
-    def last_lines(self) -> str:
-        """Return the end of the log, with its path in front, for a message."""
-        try:
-            lines = self.log_file.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        except FileNotFoundError:
-            lines = []
-        quoted = "\n".join(f"    {line}" for line in lines) or "    (nothing)"
-        return f"last lines of {self.log_file}:\n{quoted}"
 
     def stop(self, *, at_once: bool = False) -> None:
         """Stop the server and wait for its end; with *at_once* it is killed. Idempotent."""
@@ -127,6 +119,16 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def last_lines(log_file: Path, count: int = 25) -> str:
+    """Return the end of a server's log, with its path in front, for a message."""
+    try:
+        lines = log_file.read_text(errors="replace").splitlines()[-count:]
+    except FileNotFoundError:
+        lines = []
+    quoted = "\n".join(f"    {line}" for line in lines) or "    (nothing)"
+    return f"last lines of {log_file}:\n{quoted}"
 
 
 def free_port(wanted: int | None = None, *, setting: str = "port") -> int:
