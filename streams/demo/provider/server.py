@@ -120,7 +120,8 @@ class MockProvider:
     def _listen(self) -> tuple[_Server, socket.socket]:
         if self._socket is not None:
             raise RuntimeError("the mock provider is running already")
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only where the protocol says TCP; with it, answers take 40 ms more.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((self._host, self._port))
         self._socket = listening
