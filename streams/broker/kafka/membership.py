@@ -34,6 +34,8 @@ class KafkaMembership:
         self._consumer: Any = None
         self._listener: OwnershipListener | None = None
         self._owned: frozenset[int] = frozenset()
+        self._generation = -1
+        self._telling = asyncio.Lock()
         self._pump: asyncio.Task[None] | None = None
 
     @property
@@ -78,19 +80,18 @@ class KafkaMembership:
 
     async def confirm(self) -> None:
         """Commit an offset on the anchor topic: only a member of the current generation may."""
-        owned = self._owned
-        if not owned:
-            return
+        owned, generation = self._owned, self._generation
         try:
+            # A generation of -1 would be a commit from outside the group, which a group without members accepts.
+            if not owned or generation < 0 or self._current_generation() != generation:
+                raise self._lost("it owns nothing in the current generation")
             async with self._connection.bounded("confirming ownership"):
                 await self._consumer.commit({TopicPartition(self._anchor, number): 0 for number in owned})
+            if self._current_generation() != generation:
+                raise self._lost("it has rejoined meanwhile")
         except BrokerError as error:
-            cause = error.__cause__
-            if isinstance(cause, _LOST):
-                raise OwnershipLost(
-                    f"group {self._group!r} has moved on without this member ({cause}); "
-                    f"partitions {sorted(owned)} may have another owner"
-                ) from error
+            if isinstance(error.__cause__, _LOST):
+                raise self._lost(str(error.__cause__)) from error
             raise
 
     async def leave(self) -> None:
@@ -105,14 +106,26 @@ class KafkaMembership:
         await quietly(consumer.stop(), self._connection.settings.request_timeout_s)
 
     async def _assign(self, owned: frozenset[int]) -> None:
-        self._owned = owned
-        if self._listener is not None:
-            await self._listener.assigned(owned)
+        async with self._telling:
+            self._owned = owned
+            self._generation = self._current_generation()
+            if self._listener is not None:
+                await self._listener.assigned(owned)
 
     async def _revoke(self) -> None:
-        owned, self._owned = self._owned, frozenset()
-        if owned and self._listener is not None:
-            await self._listener.revoked(owned)
+        async with self._telling:
+            if self._owned and self._listener is not None:
+                await self._listener.revoked(self._owned)
+            self._owned = frozenset()
+
+    def _current_generation(self) -> int:
+        return -1 if self._consumer is None else int(self._consumer._coordinator.generation)
+
+    def _lost(self, reason: str) -> OwnershipLost:
+        return OwnershipLost(
+            f"group {self._group!r} has moved on without this member ({reason}); "
+            f"partitions {sorted(self._owned)} may have another owner"
+        )
 
     async def _read_errors(self) -> None:
         """aiokafka stops coordinating after an error until somebody has read it by polling."""

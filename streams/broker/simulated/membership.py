@@ -25,6 +25,7 @@ class SimulatedMembership:
         self._owned: frozenset[int] = frozenset()
         self._assignment: Assignment | None = None
         self._told = asyncio.Event()
+        self._telling = asyncio.Lock()
         self._cycle: asyncio.Task[None] | None = None
 
     @property
@@ -43,11 +44,9 @@ class SimulatedMembership:
 
     async def confirm(self) -> None:
         """Prove by a round trip that the membership's generation is still current."""
-        told, owned = self._assignment, self._owned
-        if not owned:
-            return
-        if told is None:
-            raise OwnershipLost(f"group {self._group!r} is rebalancing; this member has been assigned nothing yet")
+        told = self._assignment
+        if told is None or not self._owned:
+            raise OwnershipLost(f"group {self._group!r}: this member owns nothing in the current generation")
         group = self._link.log.group(self._group, self._anchor)
         await self._link.request("confirming ownership", lambda: group.check(told.member_id, told.generation))
 
@@ -78,25 +77,30 @@ class SimulatedMembership:
             except BrokerUnavailable:
                 await asyncio.sleep(0.5)
                 continue
-            told = self._assignment = await pending
+            told = await pending
             if not process.running:
                 await process.resumed()
             member_id = told.member_id
-            self._owned = told.partitions
-            try:
-                await self._listener.assigned(told.partitions)
-            except Exception:
-                log.exception("taking over partitions of group %s failed", self._group)
+            await self._assign(told)
             joined.set()
             await self._told.wait()
             if not process.running:
                 await process.resumed()
             await self._revoke()
 
-    async def _revoke(self) -> None:
-        owned, self._owned = self._owned, frozenset()
-        if owned:
+    async def _assign(self, told: Assignment) -> None:
+        async with self._telling:
+            self._assignment, self._owned = told, told.partitions
             try:
-                await self._listener.revoked(owned)
+                await self._listener.assigned(told.partitions)
             except Exception:
-                log.exception("letting go of partitions of group %s failed", self._group)
+                log.exception("taking over partitions of group %s failed", self._group)
+
+    async def _revoke(self) -> None:
+        async with self._telling:
+            if self._owned:
+                try:
+                    await self._listener.revoked(self._owned)
+                except Exception:
+                    log.exception("letting go of partitions of group %s failed", self._group)
+            self._owned = frozenset()
