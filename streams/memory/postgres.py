@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from streams.errors import SettingsError, StoreError, StoreUnavailable
+from streams.memory.refusals import Contended, RowRefused
 from streams.memory.settings import DSN_SETTING, MemorySettings
 
 # The pool gives up on a reconnect soon: each caller that asks for a connection starts a new one, so that the first
@@ -34,14 +35,6 @@ _REFUSED = (
     TypeError,
     OverflowError,
 )
-
-
-class Contended(StoreError):
-    """Another writer was in the way; the same write may succeed now."""
-
-
-class RowRefused(StoreError):
-    """Postgres will never take a value of this write."""
 
 
 class Postgres:

@@ -26,7 +26,7 @@ class PostgresStore:
     """Tables of one namespace. Every call is bounded in time.
 
     All methods raise `StoreUnavailable` (naming address and setting) when Postgres is away or silent; writes also
-    `Contended` and `RowRefused` (see `streams.memory.postgres`), and then nothing of that call was written.
+    `Contended` and `RowRefused` (see `streams.memory.refusals`), and then nothing of that call was written.
     """
 
     def __init__(self, settings: MemorySettings, namespace: str) -> None:
