@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+import orjson
+
 from streams.errors import InvalidInput
 
 MAX_PART_CHARS = 256
@@ -66,8 +68,16 @@ def child_key(parent: str, incarnation: int, step: int) -> str:
 
 
 def digest(payload: bytes) -> bytes:
-    """Return 16 bytes that tell two inputs apart."""
+    """Return 16 bytes that tell two payloads apart."""
     return hashlib.blake2b(payload, digest_size=16).digest()
+
+
+def input_digest(payload: bytes) -> bytes:
+    """Return 16 bytes that tell two JSON inputs apart, whatever the order of their members."""
+    try:
+        return digest(orjson.dumps(orjson.loads(payload), option=orjson.OPT_SORT_KEYS))
+    except orjson.JSONDecodeError:
+        return digest(payload)
 
 
 def check_part(what: str, text: str, *, slash: bool = False) -> None:

@@ -66,6 +66,7 @@ class Result:
         retry_after_s: With `deferred`, when to come back.
         steps: Durable operations that the handler awaited.
         cost: In the currency of the price table.
+        input_digest: Tells whose input this answers when an ID was used with two different ones.
     """
 
     agent: str
@@ -88,6 +89,7 @@ class Result:
     submitted_at_ms: int = 0
     started_at_ms: int = 0
     finished_at_ms: int = 0
+    input_digest: bytes = b""
     traceparent: str = ""
 
     @property

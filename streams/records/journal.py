@@ -47,7 +47,7 @@ class JournalEntry:
     """The live journal of an invocation; keyed by its ID, rewritten by each transaction that touched it.
 
     Attributes:
-        invocation: The encoded `Invocation`.
+        invocation: The encoded `Invocation`; empty when it is large and stands in chunk -1.
         phase: `queued` (in the mailbox), `running`, `parked`.
         version: Version of the handler that it started with.
         accepted: Order of acceptance within the partition; orders mailboxes after a restore.
@@ -59,7 +59,9 @@ class JournalEntry:
         kept: Encoded `KeptStep`s: at-most-once steps of earlier incarnations.
         signals: Encoded `Signal`s that came before somebody waited for them.
         snapshot: For readers that run beside others: encoded `StateDelta`s as they were at the start.
-        crashes: Times that its process died while it was worked on.
+        working: A tool or LLM step is out; counts towards the shard's cap.
+        held: Encoded records that came while it was parked, to be applied when it goes on.
+        patches: IDs of `ctx.patched` that this invocation runs with.
     """
 
     invocation: bytes
@@ -76,7 +78,9 @@ class JournalEntry:
     kept: tuple[bytes, ...] = ()
     signals: tuple[bytes, ...] = ()
     snapshot: tuple[bytes, ...] | None = None
-    crashes: int = 0
+    working: bool = False
+    held: tuple[bytes, ...] = ()
+    patches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,14 @@ class JournalChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """Signals and cancels that came before their invocation; kept for a while, taken over when it comes."""
+
+    records: tuple[bytes, ...]
+    first_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Marker:
     """What stays of a finished invocation for the deduplication window.
 
@@ -128,7 +140,8 @@ class Cursor:
         sequence: Last sequence number given to a state write.
         accepted: Last acceptance number given to an invocation.
         restarts: Owners since the last one that made progress; more than one means that something kills them.
-        suspects: Invocations being worked on when events go one by one, for finding the one that kills its process.
+        suspects: Invocation ID to the times that its events were begun alone and not finished; how the invocation
+            that kills its process is found.
         paused: Agent names that an operator has paused.
     """
 
@@ -137,5 +150,5 @@ class Cursor:
     accepted: int
     positions: dict[str, int] = field(default_factory=dict)
     restarts: int = 0
-    suspects: tuple[str, ...] = ()
+    suspects: dict[str, int] = field(default_factory=dict)
     paused: tuple[str, ...] = ()

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The topic catalogue: the only place that knows names, keys, cleanup, retention, and who writes and reads what.
 
 A `Catalogue` turns the table below into the topics of one namespace. Applying and verifying it on a broker is

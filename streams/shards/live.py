@@ -1,0 +1,191 @@
+"""One invocation that has not ended: its journal in memory, and its way to and from journal records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.agents.run import Run
+from streams.records import decode_as, encode
+from streams.records.ids import input_digest
+from streams.records.invocations import Invocation
+from streams.records.journal import Completion, JournalChunk, JournalEntry, KeptStep
+
+QUEUED, RUNNING, PARKED = "queued", "running", "parked"
+SEPARATOR = "\x00"
+CURSOR_KEY = b"\x00cursor"
+INPUT_CHUNK, SNAPSHOT_CHUNK = -1, -2
+LARGE_INPUT_BYTES = 4_096
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A live invocation.
+
+    Attributes:
+        encoded: The invocation's record, as it is journaled.
+        closed: Completions in closed chunks; `open` are those of the journal entry, which is rewritten.
+        asked: Rolling hash of all requests until now.
+        wake_at_s: When the engine must look at it without an event; 0 for never.
+        deadlines: Heap of (deadline, step) of steps that have one.
+        seen: IDs of signals that were delivered.
+        aliases: Index in `kept` to the step of this incarnation that repeats it.
+        cancelled: A cancel was delivered; the end counts as cancelled.
+        counted_bytes: What the shard counts for it towards its bound.
+    """
+
+    invocation: Invocation
+    encoded: bytes
+    accepted: int
+    phase: str = QUEUED
+    incarnation: int = 0
+    version: str = ""
+    started_at_ms: int = 0
+    closed: list[bytes] = field(default_factory=list)
+    chunks: int = 0
+    open: list[bytes] = field(default_factory=list)
+    open_bytes: int = 0
+    asked: int = 0
+    wake_at_s: float = 0.0
+    reason: str = ""
+    kept: list[KeptStep] = field(default_factory=list)
+    signals: list[bytes] = field(default_factory=list)
+    held: list[bytes] = field(default_factory=list)
+    snapshot: tuple[bytes, ...] | None = None
+    working: bool = False
+    patches: frozenset[str] = frozenset()
+    run: Run | None = None
+    deadlines: list[tuple[float, int]] = field(default_factory=list)
+    aliases: dict[int, int] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    cancelled: bool = False
+    children: int = 0
+    counted_bytes: int = 0
+    input_written: bool = False
+    snapshot_written: bool = False
+
+    @property
+    def id(self) -> str:
+        """The invocation ID."""
+        return self.invocation.id
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of its journal, roughly."""
+        return len(self.encoded) + self.open_bytes + self.chunks * 8_192
+
+    def completions(self) -> Iterator[Completion]:
+        """Yield what was applied to the handler, in order."""
+        for data in self.closed:
+            yield decode_as(Completion, data)
+        for data in self.open:
+            yield decode_as(Completion, data)
+
+    def add(self, completion: Completion) -> None:
+        """Note a completion that is being applied."""
+        data = encode(completion)
+        self.open.append(data)
+        self.open_bytes += len(data)
+
+    def digest(self) -> bytes:
+        """Return what tells this input from another one under the same ID."""
+        return input_digest(self.invocation.input)
+
+    def entry(self) -> JournalEntry:
+        """Return the journal entry as of now."""
+        return JournalEntry(
+            invocation=b"" if len(self.encoded) > LARGE_INPUT_BYTES else self.encoded,
+            incarnation=self.incarnation,
+            phase=self.phase,
+            version=self.version,
+            accepted=self.accepted,
+            started_at_ms=self.started_at_ms,
+            chunks=self.chunks,
+            completions=tuple(self.open),
+            asked=self.asked,
+            wake_at_s=self.wake_at_s,
+            reason=self.reason,
+            kept=tuple(encode(kept) for kept in self.kept),
+            signals=tuple(self.signals),
+            held=tuple(self.held),
+            snapshot=None,
+            working=self.working,
+            patches=tuple(sorted(self.patches)),
+        )
+
+    def writes(self, chunk_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and value of the journal records that bring the log up to date; closes a full chunk."""
+        if len(self.encoded) > LARGE_INPUT_BYTES and not self.input_written:
+            self.input_written = True
+            yield self._chunk(INPUT_CHUNK, (self.encoded,))
+        if self.snapshot is not None and not self.snapshot_written:
+            self.snapshot_written = True
+            yield self._chunk(SNAPSHOT_CHUNK, self.snapshot)
+        if self.open_bytes > chunk_bytes:
+            yield self._chunk(self.chunks, tuple(self.open))
+            self.chunks += 1
+            self.closed += self.open
+            self.open, self.open_bytes = [], 0
+        yield self.id.encode(), encode(self.entry())
+
+    def chunk_keys(self) -> Iterator[bytes]:
+        """Yield the keys that its end must tombstone."""
+        if self.input_written:
+            yield self._key(INPUT_CHUNK)
+        if self.snapshot_written:
+            yield self._key(SNAPSHOT_CHUNK)
+        for number in range(self.chunks):
+            yield self._key(number)
+
+    def _chunk(self, number: int, completions: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+        return self._key(number), encode(JournalChunk(self.id, self.incarnation, number, completions))
+
+    def _key(self, number: int) -> bytes:
+        incarnation = 0 if number == INPUT_CHUNK else self.incarnation
+        return chunk_key(self.id, incarnation, number)
+
+
+def chunk_key(invocation: str, incarnation: int, number: int) -> bytes:
+    """Return the journal key of a chunk."""
+    return f"{invocation}{SEPARATOR}{incarnation}{SEPARATOR}{number}".encode()
+
+
+def early_key(invocation: str) -> bytes:
+    """Return the journal key under which signals wait for their invocation."""
+    return f"{invocation}{SEPARATOR}early".encode()
+
+
+def restore_live(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk]) -> Live:
+    """Return the live invocation that an entry and its chunks (by incarnation and number) describe.
+
+    Raises:
+        KeyError: A chunk is missing: the journal is damaged.
+    """
+    large = not entry.invocation
+    encoded = chunks[0, INPUT_CHUNK].completions[0] if large else entry.invocation
+    live = Live(decode_as(Invocation, encoded), encoded, entry.accepted)
+    for name in ("phase", "incarnation", "version", "started_at_ms", "chunks", "asked", "wake_at_s", "reason"):
+        setattr(live, name, getattr(entry, name))
+    for number in range(entry.chunks):
+        live.closed += chunks[entry.incarnation, number].completions
+    live.open = list(entry.completions)
+    live.open_bytes = sum(map(len, live.open))
+    live.kept = [decode_as(KeptStep, data) for data in entry.kept]
+    live.signals = list(entry.signals)
+    live.held = list(entry.held)
+    live.working = entry.working
+    live.patches = frozenset(entry.patches)
+    live.input_written = large
+    if (snapshot := chunks.get((entry.incarnation, SNAPSHOT_CHUNK))) is not None:
+        live.snapshot, live.snapshot_written = snapshot.completions, True
+    return live
+
+
+def outcome_of(record: Any) -> dict[str, Any]:
+    """Return the fields that a tool or LLM result and a completion have in common."""
+    names = ("value", "error_type", "error_message", "cause", "attempts", "elapsed_s")
+    fields = {name: getattr(record, name) for name in names}
+    for name in ("input_tokens", "output_tokens", "cost"):
+        fields[name] = getattr(record, name, 0)
+    return fields

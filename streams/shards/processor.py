@@ -1,0 +1,371 @@
+"""The transaction cycle of one shard: read, step, write, in that order and exactly once.
+
+While one transaction commits, the next batch is read and computed; what it wants written gathers until the commit is
+done. Step results are read before invocations, and invocations in small bites, paused while the shard is saturated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from streams.broker.port import Broker, LogRecord, Message, Partition, Reader, Ring
+from streams.broker.table import read_to_end
+from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fenced, InvalidInput, StreamsError
+from streams.records import encode, headers
+from streams.records.journal import Cursor
+from streams.records.topics import SHARD_INPUTS, Catalogue
+from streams.shards.effects import Event, Write
+from streams.shards.engine import Engine
+from streams.shards.inputs import dead_letter, to_event, waits_for_deploy
+from streams.shards.live import CURSOR_KEY
+from streams.shards.pacing import CommitPace
+from streams.shards.poison import Poison
+from streams.shards.restore import Restored
+from streams.shards.settings import ShardSettings
+from streams.shards.watchdog import Watchdog
+
+log = structlog.get_logger(__name__)
+
+IDLE_S = 1.0
+POSITION_INTERVAL_S = 1.0
+STUCK_RETRY_S = 30.0
+
+
+class ShardProcessor:
+    """One shard in this process, from taking it over to letting it go.
+
+    Args:
+        engine: A new engine for the partition; `run` fills it from the log.
+        confirm: Proves by a round trip that this process still owns the partition.
+        pace: Shared by the shards of the process.
+        now: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        catalogue: Catalogue,
+        partition: int,
+        *,
+        engine: Engine,
+        settings: ShardSettings,
+        confirm: Callable[[], Any],
+        pace: CommitPace,
+        watchdog: Watchdog,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.engine = engine
+        self.partition = partition
+        self.positions: dict[str, int] = {}
+        self.durable: dict[str, int] = {}
+        self.restored_records = 0
+        self.restored_s = 0.0
+        self.transactions = 0
+        self.written = 0
+        self.stuck = ""
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._confirm = confirm
+        self._pace = pace
+        self._watchdog = watchdog
+        self._now = now
+        self._inputs = {kind: Partition(catalogue.name(kind), partition) for kind in SHARD_INPUTS}
+        self._kinds = {source: kind for kind, source in self._inputs.items()}
+        self._never_paused = tuple(source for kind, source in self._inputs.items() if kind != "invocations")
+        self._invocations = self._inputs["invocations"]
+        self._topics: dict[tuple[str, str], str] = {}
+        self._ring: Ring | None = None
+        self._pending: list[Write] = []
+        self._pending_bytes = 0
+        self._advanced = False
+        self._commit: asyncio.Task[None] | None = None
+        self._paused = False
+        self._poison = Poison()
+        self._stopping = False
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Own the shard until cancelled or `stop`ped.
+
+        Raises:
+            Fenced: Another process has taken the shard over.
+            CommitAmbiguous: A commit's outcome is unknown; the process must end.
+            OwnershipLost: The group has moved on.
+            BrokerUnavailable: The log does not answer.
+        """
+        ring = self._broker.ring(f"{self._catalogue.namespace}-shard-{self.partition}")
+        self._ring = ring
+        group = f"{self._catalogue.namespace}-shards"
+        try:
+            await self._confirm()
+            await ring.start()
+            await self._restore()
+            await self._confirm()
+            async with self._broker.reader(group=group) as reader:
+                await self._assign(reader)
+                self.ready.set()
+                await self._cycle(reader)
+        finally:
+            await self._let_go(ring)
+
+    def stop(self) -> None:
+        """Finish the commit under way, then let go; `run` returns."""
+        self._stopping = True
+
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        started = time.perf_counter()
+        restored = Restored()
+        for kind in ("journal", "state-deltas"):
+            source = Partition(self._catalogue.name(kind), self.partition)
+            async for batch in read_to_end(self._broker, [source]):
+                restored.take(batch, journal=kind == "journal")
+        cursor = restored.into(self.engine, self._now())
+        self.positions = dict(cursor.positions)
+        self.durable = dict(cursor.positions)
+        self._poison = Poison.after_restore(cursor)
+        self.restored_records, self.restored_s = restored.records, time.perf_counter() - started
+        log.info(
+            "shard restored",
+            partition=self.partition,
+            records=restored.records,
+            live=self.engine.open_count,
+            epoch=self.engine.epoch,
+            seconds=round(self.restored_s, 3),
+        )
+
+    async def _assign(self, reader: Reader) -> None:
+        begins = await self._broker.admin.begin_offsets(self._inputs.values())
+        for kind, source in self._inputs.items():
+            self.positions.setdefault(kind, begins[source])
+        await reader.assign({source: self.positions[kind] for kind, source in self._inputs.items()})
+
+    # -- the cycle -----------------------------------------------------------------------------------------------------
+
+    async def _cycle(self, reader: Reader) -> None:
+        self._advanced = True  # the first transaction writes the new epoch, and counts a restart
+        await self._flush()
+        reported = self._now()
+        while not self._stopping:
+            batch = await self._read(reader)
+            if batch:
+                for source, records in batch.items():
+                    await self._take(self._kinds[source], records)
+            elif self._due():
+                await self._step(())
+            self._pause(reader)
+            if self._commit is None or self._commit.done() or self._full():
+                await self._flush()
+            if self._now() - reported >= POSITION_INTERVAL_S:
+                reported = self._now()
+                await self._report(reader)
+
+    async def _read(self, reader: Reader) -> dict[Partition, list[LogRecord]]:
+        """Return what has arrived, step results first; wait when there is nothing and nothing to commit."""
+        batch = await reader.poll(self._never_paused, max_records=self._settings.batch_records, timeout_s=0)
+        if not self._paused:
+            bite = await reader.poll((self._invocations,), max_records=self._settings.bite_records, timeout_s=0)
+            batch = {**batch, **bite}
+        if batch or self._due():
+            return batch
+        commit = self._commit
+        if commit is not None and not commit.done():
+            poll = asyncio.ensure_future(self._wait(reader, IDLE_S))
+            await asyncio.wait((poll, commit), return_when=asyncio.FIRST_COMPLETED)
+            if not poll.done():
+                poll.cancel()
+                await asyncio.wait((poll,))
+            return poll.result() if not poll.cancelled() else {}
+        if self._pending:
+            return {}
+        wake = self.engine.next_wake
+        timeout = IDLE_S if wake is None else min(IDLE_S, max(0.0, wake - self._now()))
+        return await self._wait(reader, timeout)
+
+    async def _wait(self, reader: Reader, timeout_s: float) -> dict[Partition, list[LogRecord]]:
+        sources = self._never_paused if self._paused else (*self._never_paused, self._invocations)
+        return await reader.poll(sources, max_records=self._settings.bite_records, timeout_s=timeout_s)
+
+    def _due(self) -> bool:
+        wake = self.engine.next_wake
+        return wake is not None and wake <= self._now()
+
+    async def _take(self, kind: str, records: list[LogRecord]) -> None:
+        if self._poison.careful:
+            for record in records:
+                await self._take_alone(kind, record)
+            return
+        events = self._decode(kind, records)
+        if events is None:
+            return
+        self.positions[kind] = records[-1].offset + 1
+        self._advanced = True
+        await self._step(events)
+
+    def _decode(self, kind: str, records: Iterable[LogRecord]) -> list[Event]:
+        events = []
+        for record in records:
+            try:
+                events.append(to_event(kind, record))
+            except (CodecError, InvalidInput) as error:
+                if waits_for_deploy(kind, error):
+                    raise
+                self._set_aside(record, error)
+        return events
+
+    def _set_aside(self, record: LogRecord, error: Exception) -> None:
+        log.warning(
+            "record set aside",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=str(error),
+        )
+        by = f"shard {self.partition}"
+        head = headers.internal("dead-letter")
+        self._pending.append(
+            Write("dead-letters", record.key or b"", dead_letter(record, error, by), self.partition, head)
+        )
+
+    async def _take_alone(self, kind: str, record: LogRecord) -> None:
+        """Process one record in a transaction of its own, after its attempt is committed; see `poison`."""
+        events = self._decode(kind, [record])
+        suspect = self.engine.suspects(events[0]) if events else ""
+        if suspect and self._poison.guilty(suspect):
+            reason = f"{suspect} ended its process {self._poison.attempts(suspect)} times; set aside by the shard"
+            log.error("invocation set aside", invocation=suspect, partition=self.partition)
+            self._set_aside(record, InvalidInput(reason))
+            self._pending += self.engine.set_aside(suspect, reason, self._now(), events[0].record)
+        elif events:
+            if suspect:
+                self._poison.attempt(suspect)
+                self._advanced = True
+                await self._flush()
+                await self._settle()
+            await self._step(events)
+            self._poison.survived(suspect)
+        self.positions[kind] = record.offset + 1
+        self._advanced = True
+        await self._flush()
+        await self._settle()
+
+    async def _step(self, events: Iterable[Event]) -> None:
+        """Run the engine from a plain callback: inside a task the interpreter's current task would be in its way."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Write]] = loop.create_future()
+        loop.call_soon(self._run_engine, events, done)
+        writes = await done
+        self._pending += writes
+        self._pending_bytes += sum(len(write.value) for write in writes if write.value)
+
+    def _run_engine(self, events: Iterable[Event], done: asyncio.Future[list[Write]]) -> None:
+        try:
+            with self._watchdog.watching(self.partition):
+                writes = self.engine.step(events, self._now())
+        except BaseException as error:
+            if not done.done():
+                done.set_exception(error)
+        else:
+            if not done.done():
+                done.set_result(writes)
+
+    def _pause(self, reader: Reader) -> None:
+        saturated = self.engine.saturated
+        if saturated != self._paused:
+            self._paused = saturated
+            (reader.pause if saturated else reader.resume)((self._invocations,))
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _full(self) -> bool:
+        return self._pending_bytes >= self._settings.batch_bytes or len(self._pending) >= self._settings.batch_records
+
+    async def _flush(self) -> None:
+        """Start the next transaction once the previous one has committed."""
+        await self._settle()
+        if not self._pending and not self._advanced:
+            return
+        await self._pace.wait()
+        messages = self._messages()
+        positions = dict(self.positions)
+        self._commit = asyncio.create_task(self._transact(messages, positions), name=f"commit of shard {self.partition}")
+        await asyncio.sleep(0)
+
+    async def _settle(self) -> None:
+        if self._commit is not None:
+            commit, self._commit = self._commit, None
+            await commit
+
+    async def _transact(self, messages: list[Message], positions: dict[str, int]) -> None:
+        assert self._ring is not None
+        await self._ring.transact(messages)
+        self.durable = positions
+        self.transactions += 1
+        self.written += len(messages)
+        self._poison.progress(self.transactions)
+
+    def _messages(self) -> list[Message]:
+        """Return the transaction's messages: journal keys once, with their last value, and the cursor."""
+        topics, journal, messages = self._topics, {}, []
+        for write in self._pending:
+            if write.kind == "journal":
+                journal[write.key] = write.value
+                continue
+            name = topics.get((write.kind, write.lane))
+            if name is None:
+                name = topics[write.kind, write.lane] = self._catalogue.name(write.kind, write.lane)
+            partition = write.partition if write.partition >= 0 else None
+            messages.append(Message(name, write.key, write.value, partition, write.headers))
+        name = self._catalogue.name("journal")
+        journal[CURSOR_KEY] = encode(self._cursor())
+        messages += [Message(name, key, value, self.partition) for key, value in journal.items()]
+        self._pending, self._pending_bytes, self._advanced = [], 0, False
+        return messages
+
+    def _cursor(self) -> Cursor:
+        engine = self.engine
+        return Cursor(
+            epoch=engine.epoch,
+            sequence=engine.sequence,
+            accepted=engine.accepted,
+            positions=self.positions,
+            restarts=self._poison.restarts,
+            suspects=self._poison.suspects,
+            paused=tuple(sorted(engine.paused)),
+        )
+
+    async def _report(self, reader: Reader) -> None:
+        """Commit positions to the memberless group; for lag tools only, so a failure costs nothing but a warning."""
+        try:
+            await reader.commit({source: await reader.position(source) for source in self._inputs.values()})
+        except BrokerUnavailable as error:
+            log.warning("positions not reported", partition=self.partition, reason=str(error))
+
+    async def _let_go(self, ring: Ring) -> None:
+        commit, self._commit = self._commit, None
+        if commit is not None and not commit.done():
+            await asyncio.wait((commit,), timeout=5.0)
+            if not commit.done():
+                commit.cancel()
+        await ring.close()
+        if commit is not None and commit.done() and not commit.cancelled() and (error := commit.exception()):
+            if isinstance(error, Fenced | CommitAmbiguous):
+                raise error
+            log.warning("last commit failed", partition=self.partition, reason=str(error))
+
+
+def must_exit(error: BaseException) -> bool:
+    """Tell whether an error of a shard leaves the process no choice but to end."""
+    return isinstance(error, Fenced | CommitAmbiguous)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Tell whether an error of a shard is one of the product's own."""
+    return isinstance(error, StreamsError)
