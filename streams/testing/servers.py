@@ -6,11 +6,12 @@ Decides only where a server comes from; the data of what is started here is thro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker.embedded import EmbeddedKafka
+from streams.errors import PrerequisiteMissing, SettingsError
 from streams.memory.embedded import EmbeddedPostgres
 from streams.testing import containers
 
@@ -30,7 +31,7 @@ def kafka_for_tests(folder: Path) -> Iterator[str]:
     if given := os.environ.get(BOOTSTRAP_VARIABLE):
         yield given
         return
-    if wants_containers() and (container := containers.start_kafka()):
+    if container := _container(containers.start_kafka):
         try:
             yield container.address
         finally:
@@ -55,7 +56,7 @@ def postgres_for_tests(folder: Path) -> Iterator[str]:
     if given := os.environ.get(DSN_VARIABLE):
         yield given
         return
-    if wants_containers() and (container := containers.start_postgres()):
+    if container := _container(containers.start_postgres):
         try:
             yield container.address
         finally:
@@ -69,6 +70,15 @@ def postgres_for_tests(folder: Path) -> Iterator[str]:
         server.stop(at_once=True)
 
 
-def wants_containers() -> bool:
-    """Containers are tried unless `STREAMS_TEST_CONTAINERS=0`."""
-    return os.environ.get(CONTAINERS_VARIABLE, "1") != "0"
+def _container(start: Callable[[], containers.Container | None]) -> containers.Container | None:
+    """Containers are tried unless `STREAMS_TEST_CONTAINERS=never`; `always` refuses to go on without them."""
+    policy = os.environ.get(CONTAINERS_VARIABLE, "auto")
+    if policy not in ("auto", "always", "never"):
+        raise SettingsError(f"{CONTAINERS_VARIABLE} is {policy!r}; it takes auto, always or never")
+    container = start() if policy != "never" else None
+    if container is None and policy == "always":
+        raise PrerequisiteMissing(
+            f"{CONTAINERS_VARIABLE}=always, but no Docker engine answers or it has no {containers.KAFKA_IMAGE} or "
+            f"{containers.POSTGRES_IMAGE} and cannot pull it; start an engine, or say auto"
+        )
+    return container
