@@ -1,8 +1,8 @@
 """Runs the integration tests on containers on a machine that reaches no image registry: `make test-containers`.
 
-Makes a small Debian with Java, Kafka's jars and the Postgres of the embedded wheel, imports it twice as an image, starts
-a Docker engine where none answers, and ends what it started. The images read the same environment as the public ones, so
-that the tests take the path that they take with those. Linux and root only.
+Makes a small Debian with Java, Kafka's jars and the Postgres of the embedded wheel, imports it as two images, starts
+a Docker engine where none answers, and ends what it started. The images read the same environment as the public ones:
+the tests take the path that they take with those. Linux and root only.
 """
 
 from __future__ import annotations
