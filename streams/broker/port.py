@@ -141,8 +141,9 @@ class Ring(Protocol):
     """Transactions of one owner over two (or more) producers used in turn.
 
     `start` fences every earlier owner with the same name. `transact` may be called again while the previous call is
-    still committing: its records are sent early, but it commits only after the previous commit has succeeded, so
-    transactions become visible in call order, without gaps. At most `size` calls may be under way; one more waits.
+    still committing: its records are sent early, as soon as those of the previous call are acknowledged, but it commits
+    only after the previous commit has succeeded. So records have offsets in call order, and transactions become visible
+    in call order, without gaps. At most `size` calls may be under way; one more waits.
     After any error the ring is unusable: all later calls raise the same error.
     """
 
@@ -156,7 +157,9 @@ class Ring(Protocol):
         The order of calls is the order in which the coroutine is first stepped. Sends are awaited before the commit.
 
         Raises:
-            Fenced: Another owner has started. Nothing of this transaction is visible.
+            Fenced: Another owner has started. Nothing of this transaction is visible, unless the connection broke
+                during the commit as well: treat it as CommitAmbiguous.
+            BrokerUnavailable: Not acknowledged in time. Nothing of this transaction is visible.
             CommitAmbiguous: The outcome is unknown (timeout, connection lost during commit). The caller must end its
                 process, or at least its use of the partition; the next owner learns the truth from the log.
             RecordTooLarge: A message exceeds the topic's limit. Nothing of this transaction is visible.
@@ -192,12 +195,15 @@ class Membership(Protocol):
         """Prove by a round trip that the membership's generation is still current.
 
         Raises:
-            OwnershipLost: The group has moved on; the partitions may have another owner.
+            OwnershipLost: The group has moved on, and the partitions may have another owner; or this member owns none.
         """
         ...
 
     async def leave(self) -> None:
-        """Leave the group so that others take over at once (with static membership: keep the seat). Idempotent."""
+        """Leave the group so that others take over at once (with static membership: keep the seat). Idempotent.
+
+        The listener is told first to let go of what is still owned.
+        """
         ...
 
 

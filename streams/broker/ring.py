@@ -42,8 +42,10 @@ class TransactionalProducer(Protocol):
 class OrderedRing:
     """A `streams.broker.port.Ring` over *producers*.
 
-    Transaction n uses producer n mod size. Its records are sent at once, but it commits only after n - 1 has committed:
-    after an abort of n - 1, a commit of n would succeed if it were tried, so this order is the only guard.
+    Transaction n uses producer n mod size. Its records are sent while n - 1 commits, but not before those of n - 1 are
+    acknowledged: the two travel over different connections, and a key written by both must end with the later value.
+    It commits only after n - 1 has committed: after an abort of n - 1, a commit of n would succeed if it were tried, so
+    this order is the only guard.
     """
 
     def __init__(self, name: str, producers: Sequence[TransactionalProducer]) -> None:
@@ -54,6 +56,7 @@ class OrderedRing:
         # One future per producer: resolved when its latest transaction has ended, well or badly.
         self._ended: list[asyncio.Future[None] | None] = [None] * len(self._producers)
         self._last: asyncio.Future[None] | None = None
+        self._last_write: asyncio.Future[None] | None = None
         self._turn = 0
         self._error: BrokerError | None = None
 
@@ -74,15 +77,18 @@ class OrderedRing:
         self._check()
         turn = self._turn % len(self._producers)
         self._turn += 1
-        producer, before_me = self._producers[turn], self._last
-        same_producer = self._ended[turn]
-        me = asyncio.get_running_loop().create_future()
-        self._ended[turn] = self._last = me
+        producer, same_producer = self._producers[turn], self._ended[turn]
+        previous, previous_write = self._last, self._last_write
+        loop = asyncio.get_running_loop()
+        me = self._ended[turn] = self._last = loop.create_future()
+        my_write = self._last_write = loop.create_future()
         committing = False
         try:
             await self._wait_for(same_producer)
+            await self._wait_for(previous_write)
             offsets = await producer.write(messages) if messages else ()
-            await self._wait_for(before_me)
+            my_write.set_result(None)
+            await self._wait_for(previous)
             if messages:
                 committing = True
                 await producer.commit()
@@ -98,6 +104,8 @@ class OrderedRing:
             )
             raise
         finally:
+            if not my_write.done():
+                my_write.set_result(None)
             me.set_result(None)
         return offsets
 
