@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from random import Random
 
 from streams.broker.port import Broker, LogRecord, Message, Partition, Producer
 from streams.broker.table import Table
@@ -19,10 +20,12 @@ from streams.records.topics import Catalogue
 log = logging.getLogger(__name__)
 
 
-def breakers_table(broker: Broker, catalogue: Catalogue, apply: Callable[[BreakerState], object]) -> Table:
+def breakers_table(
+    broker: Broker, catalogue: Catalogue, apply: Callable[[BreakerState], object], *, random: Random | None = None
+) -> Table:
     """Return a table, not yet entered, that tells *apply* every record of the fleet's breakers.
 
-    Pass `BreakerView.apply`, or what hands a record to the `Guard` of its dependency.
+    Pass `BreakerView.apply`, or what hands a record to the `Guard` of its dependency; *random* as for `Table`.
     """
 
     def on_record(record: LogRecord) -> None:
@@ -33,7 +36,7 @@ def breakers_table(broker: Broker, catalogue: Catalogue, apply: Callable[[Breake
         except CodecError as error:
             log.warning("a record of %s[%d] is ignored: %s", record.topic, record.partition, error)
 
-    table = Table(broker, partitions_of(catalogue, "breakers"))
+    table = Table(broker, partitions_of(catalogue, "breakers"), random=random)
     table.on_record(on_record)
     return table
 

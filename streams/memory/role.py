@@ -46,7 +46,7 @@ class MemoryRole:
     Args:
         store: Where to write; made from the settings when not given.
         breaker: Thresholds of the breaker on Postgres.
-        now_ms, luck: Clock in ms since the epoch, and numbers uniform in [0, 1); handed in by simulations.
+        now_ms, rng: Clock in ms since the epoch, and source of jitter; handed in by simulations.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class MemoryRole:
         store: Store | None = None,
         breaker: BreakerPolicy | None = None,
         now_ms: Callable[[], int] = _wall_ms,
-        luck: Callable[[], float] = random.random,
+        rng: random.Random | None = None,
     ) -> None:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
         self._store = store
         self._now_ms = now_ms
-        self._luck = luck
+        self._random = rng if rng is not None else random.Random()
         self._states, self._results = catalogue.name("state-deltas"), catalogue.name("results")
         self.group = f"{catalogue.namespace}-memory-sink"
         reporter = f"memory-{socket.gethostname()}-{os.getpid()}"
         policy = breaker if breaker is not None else BreakerPolicy(window_calls=10, minimum_calls=3)
-        self.guard = Guard(DEPENDENCY, policy, reporter, luck)
+        self.guard = Guard(DEPENDENCY, policy, reporter, self._random.random)
         self.counts = SinkCounts()
         self._ownership = Ownership()
         self._assigned: frozenset[int] = frozenset()
@@ -101,9 +101,11 @@ class MemoryRole:
                 dead_letters=self._catalogue.name("dead-letters"),
                 retry_ceiling_s=self._settings.retry_ceiling_s,
                 now_ms=self._now_ms,
-                luck=self._luck,
+                luck=self._random.random,
             )
-            await stack.enter_async_context(breakers_table(self._broker, self._catalogue, self._follow))
+            await stack.enter_async_context(
+                breakers_table(self._broker, self._catalogue, self._follow, random=self._random)
+            )
             await membership.start(self._ownership)
             stack.push_async_callback(membership.leave)
             async with asyncio.TaskGroup() as tasks:
@@ -149,7 +151,7 @@ class MemoryRole:
             except BrokerUnavailable as error:
                 log.warning("%s; trying again", error)
                 self._assigned = frozenset()
-                await asyncio.sleep(_BROKER_PAUSE_S * (0.5 + self._luck()))
+                await asyncio.sleep(_BROKER_PAUSE_S * (0.5 + self._random.random()))
 
     async def _take_over(self, reader: Reader) -> None:
         owned = self._ownership.owned

@@ -42,7 +42,7 @@ class World:
         self.broker = broker
         self.dsn = dsn
         self.catalogue = Catalogue(f"mem-{uuid.uuid4().hex[:8]}", partitions)
-        self.settings = MemorySettings(dsn=dsn, flush_interval_s=0.02, retry_ceiling_s=0.5)  # type: ignore[arg-type]
+        self.settings = MemorySettings(dsn=dsn, flush_interval_s=0.02, retry_ceiling_s=0.5)
         self.store = PostgresStore(self.settings, self.catalogue.namespace)
         self.rings = {n: broker.ring(f"{self.catalogue.namespace}-test-{n}") for n in range(partitions)}
 
@@ -261,7 +261,7 @@ async def test_a_restart_of_postgres_is_survived(kafka, tmp_path: Path):
 
 
 async def test_an_unreachable_postgres_is_named_without_its_password(kafka):
-    settings = MemorySettings(dsn="postgresql://app:secret@127.0.0.1:1/streams")  # type: ignore[arg-type]
+    settings = MemorySettings(dsn="postgresql://app:secret@127.0.0.1:1/streams")
     started = time.monotonic()
     with pytest.raises(StoreUnavailable) as caught:
         async with PostgresStore(settings, "payments"):
