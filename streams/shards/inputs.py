@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import orjson
 
 from streams.broker.port import LogRecord
 from streams.errors import CodecError, InvalidInput, UnknownSchema
-from streams.records import decode, encode, headers
-from streams.records.control import DeadLetter
+from streams.records import decode, headers
 from streams.records.ids import invocation_id
 from streams.records.invocations import Invocation
 from streams.shards.effects import Event
@@ -78,25 +76,6 @@ def invocation_from_json(record: LogRecord) -> Invocation:
         tenant=str(body.get("tenant", "")),
         priority=priority,
         traceparent=headers.header(record.headers, "traceparent"),
-    )
-
-
-def dead_letter(record: LogRecord, error: Exception, set_aside_by: str) -> bytes:
-    """Return the encoded dead letter of a record, with its bytes, origin and reason."""
-    return encode(
-        DeadLetter(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            timestamp_ms=record.timestamp_ms,
-            key=record.key,
-            value=record.value,
-            error_type=type(error).__name__,
-            reason=str(error)[:4_000],
-            at_ms=int(time.time() * 1000),
-            set_aside_by=set_aside_by,
-            headers=dict(record.headers),
-        )
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
 
+from streams.broker.dead_letters import dead_letter
 from streams.broker.port import Broker, LogRecord, Message, Partition, Reader, Ring
 from streams.broker.table import read_to_end
 from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fenced, InvalidInput, StreamsError
@@ -21,7 +22,7 @@ from streams.records.journal import Cursor
 from streams.records.topics import SHARD_INPUTS, Catalogue
 from streams.shards.effects import Event, Write
 from streams.shards.engine import Engine
-from streams.shards.inputs import dead_letter, to_event, waits_for_deploy
+from streams.shards.inputs import to_event, waits_for_deploy
 from streams.shards.live import CURSOR_KEY
 from streams.shards.pacing import CommitPace
 from streams.shards.poison import Poison
@@ -84,7 +85,8 @@ class ShardProcessor:
         self._pending: list[Write] = []
         self._pending_bytes = 0
         self._advanced = False
-        self._commit: asyncio.Task[None] | None = None
+        self._work = asyncio.Event()
+        self._settled = asyncio.Event()
         self._paused = False
         self._poison = Poison()
         self._stopping = False
@@ -109,10 +111,9 @@ class ShardProcessor:
             await self._confirm()
             async with self._broker.reader(group=group) as reader:
                 await self._assign(reader)
-                self.ready.set()
                 await self._cycle(reader)
         finally:
-            await self._let_go(ring)
+            await ring.close()
 
     def stop(self) -> None:
         """Finish the commit under way, then let go; `run` returns."""
@@ -150,48 +151,44 @@ class ShardProcessor:
     # -- the cycle -----------------------------------------------------------------------------------------------------
 
     async def _cycle(self, reader: Reader) -> None:
-        self._advanced = True  # the first transaction writes the new epoch, and counts a restart
-        await self._flush()
+        try:
+            async with asyncio.TaskGroup() as group:
+                committer = group.create_task(self._commit_for_ever(), name=f"commits of shard {self.partition}")
+                self._mark_advanced()  # the first transaction writes the new epoch, and counts a restart
+                await self._settle()
+                self.ready.set()
+                await self._read_for_ever(reader)
+                await self._settle()
+                committer.cancel()
+        except* StreamsError as errors:
+            raise _worst(errors) from None
+
+    async def _read_for_ever(self, reader: Reader) -> None:
         reported = self._now()
         while not self._stopping:
-            batch = await self._read(reader)
-            if batch:
-                for source, records in batch.items():
-                    await self._take(self._kinds[source], records)
-            elif self._due():
+            for source, records in (await self._read(reader)).items():
+                await self._take(self._kinds[source], records)
+            if self._due():
                 await self._step(())
             self._pause(reader)
-            if self._commit is None or self._commit.done() or self._full():
-                await self._flush()
+            while self._full():
+                await self._settle()
             if self._now() - reported >= POSITION_INTERVAL_S:
                 reported = self._now()
                 await self._report(reader)
 
     async def _read(self, reader: Reader) -> dict[Partition, list[LogRecord]]:
-        """Return what has arrived, step results first; wait when there is nothing and nothing to commit."""
+        """Return what has arrived, step results first; wait for something when there is nothing."""
         batch = await reader.poll(self._never_paused, max_records=self._settings.batch_records, timeout_s=0)
         if not self._paused:
             bite = await reader.poll((self._invocations,), max_records=self._settings.bite_records, timeout_s=0)
             batch = {**batch, **bite}
         if batch or self._due():
             return batch
-        commit = self._commit
-        if commit is not None and not commit.done():
-            poll = asyncio.ensure_future(self._wait(reader, IDLE_S))
-            await asyncio.wait((poll, commit), return_when=asyncio.FIRST_COMPLETED)
-            if not poll.done():
-                poll.cancel()
-                await asyncio.wait((poll,))
-            return poll.result() if not poll.cancelled() else {}
-        if self._pending:
-            return {}
         wake = self.engine.next_wake
         timeout = IDLE_S if wake is None else min(IDLE_S, max(0.0, wake - self._now()))
-        return await self._wait(reader, timeout)
-
-    async def _wait(self, reader: Reader, timeout_s: float) -> dict[Partition, list[LogRecord]]:
         sources = self._never_paused if self._paused else (*self._never_paused, self._invocations)
-        return await reader.poll(sources, max_records=self._settings.bite_records, timeout_s=timeout_s)
+        return await reader.poll(sources, max_records=self._settings.bite_records, timeout_s=timeout)
 
     def _due(self) -> bool:
         wake = self.engine.next_wake
@@ -202,25 +199,22 @@ class ShardProcessor:
             for record in records:
                 await self._take_alone(kind, record)
             return
-        events = self._decode(kind, records)
-        if events is None:
-            return
-        self.positions[kind] = records[-1].offset + 1
-        self._advanced = True
-        await self._step(events)
+        events, set_aside = self._decode(kind, records)
+        await self._step(events, {kind: records[-1].offset + 1}, set_aside)
 
-    def _decode(self, kind: str, records: Iterable[LogRecord]) -> list[Event]:
-        events = []
+    def _decode(self, kind: str, records: Iterable[LogRecord]) -> tuple[list[Event], list[Write]]:
+        events: list[Event] = []
+        set_aside: list[Write] = []
         for record in records:
             try:
                 events.append(to_event(kind, record))
             except (CodecError, InvalidInput) as error:
                 if waits_for_deploy(kind, error):
                     raise
-                self._set_aside(record, error)
-        return events
+                set_aside.append(self._set_aside(record, error))
+        return events, set_aside
 
-    def _set_aside(self, record: LogRecord, error: Exception) -> None:
+    def _set_aside(self, record: LogRecord, error: Exception) -> Write:
         log.warning(
             "record set aside",
             topic=record.topic,
@@ -230,51 +224,61 @@ class ShardProcessor:
         )
         by = f"shard {self.partition}"
         head = headers.internal("dead-letter")
-        self._pending.append(
-            Write("dead-letters", record.key or b"", dead_letter(record, error, by), self.partition, head)
-        )
+        return Write("dead-letters", record.key or b"", dead_letter(record, error, by), self.partition, head)
 
     async def _take_alone(self, kind: str, record: LogRecord) -> None:
         """Process one record in a transaction of its own, after its attempt is committed; see `poison`."""
-        events = self._decode(kind, [record])
+        events, writes = self._decode(kind, [record])
         suspect = self.engine.suspects(events[0]) if events else ""
         if suspect and self._poison.guilty(suspect):
             reason = f"{suspect} ended its process {self._poison.attempts(suspect)} times; set aside by the shard"
             log.error("invocation set aside", invocation=suspect, partition=self.partition)
-            self._set_aside(record, InvalidInput(reason))
-            self._pending += self.engine.set_aside(suspect, reason, self._now(), events[0].record)
-        elif events:
-            if suspect:
-                self._poison.attempt(suspect)
-                self._advanced = True
-                await self._flush()
-                await self._settle()
-            await self._step(events)
-            self._poison.survived(suspect)
-        self.positions[kind] = record.offset + 1
-        self._advanced = True
-        await self._flush()
+            writes.append(self._set_aside(record, InvalidInput(reason)))
+            writes += self.engine.set_aside(suspect, reason, self._now(), events[0].record)
+            events = []
+        elif suspect:
+            self._poison.attempt(suspect)
+            self._mark_advanced()
+            await self._settle()
+        await self._step(events, {kind: record.offset + 1}, writes)
+        self._poison.survived(suspect)
+        self._mark_advanced()
         await self._settle()
 
-    async def _step(self, events: Iterable[Event]) -> None:
+    async def _step(
+        self, events: Iterable[Event], positions: Mapping[str, int] | None = None, writes: Iterable[Write] = ()
+    ) -> None:
         """Run the engine from a plain callback: inside a task the interpreter's current task would be in its way."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[Write]] = loop.create_future()
-        loop.call_soon(self._run_engine, events, done)
-        writes = await done
-        self._pending += writes
-        self._pending_bytes += sum(len(write.value) for write in writes if write.value)
+        done: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(self._run_engine, events, positions or {}, writes, done)
+        await done
 
-    def _run_engine(self, events: Iterable[Event], done: asyncio.Future[list[Write]]) -> None:
+    def _run_engine(
+        self,
+        events: Iterable[Event],
+        positions: Mapping[str, int],
+        writes: Iterable[Write],
+        done: asyncio.Future[None],
+    ) -> None:
+        """Step, and take note of writes and positions in one go: the committer must never see one without the other."""
         try:
             with self._watchdog.watching(self.partition):
-                writes = self.engine.step(events, self._now())
+                wanted = [*writes, *self.engine.step(events, self._now())]
         except BaseException as error:
-            if not done.done():
-                done.set_exception(error)
-        else:
-            if not done.done():
-                done.set_result(writes)
+            done.set_exception(error)
+            return
+        self._pending += wanted
+        self._pending_bytes += sum(len(write.value) for write in wanted if write.value)
+        self.positions.update(positions)
+        if wanted or positions:
+            self._mark_advanced()
+        if not done.done():
+            done.set_result(None)
+
+    def _mark_advanced(self) -> None:
+        self._advanced = True
+        self._work.set()
 
     def _pause(self, reader: Reader) -> None:
         saturated = self.engine.saturated
@@ -287,29 +291,26 @@ class ShardProcessor:
     def _full(self) -> bool:
         return self._pending_bytes >= self._settings.batch_bytes or len(self._pending) >= self._settings.batch_records
 
-    async def _flush(self) -> None:
-        """Start the next transaction once the previous one has committed."""
-        await self._settle()
-        if not self._pending and not self._advanced:
-            return
-        await self._pace.wait()
-        messages = self._messages()
-        positions = dict(self.positions)
-        self._commit = asyncio.create_task(self._transact(messages, positions), name=f"commit of shard {self.partition}")
-        await asyncio.sleep(0)
+    async def _commit_for_ever(self) -> None:
+        """Write what has gathered, one transaction after the other; what comes meanwhile is the next one."""
+        assert self._ring is not None
+        while True:
+            await self._work.wait()
+            await self._pace.wait()
+            self._work.clear()
+            messages, positions = self._messages(), dict(self.positions)
+            await self._ring.transact(messages)
+            self.durable = positions
+            self.transactions += 1
+            self.written += len(messages)
+            self._poison.progress(self.transactions)
+            if not self._advanced:
+                self._settled.set()
 
     async def _settle(self) -> None:
-        if self._commit is not None:
-            commit, self._commit = self._commit, None
-            await commit
-
-    async def _transact(self, messages: list[Message], positions: dict[str, int]) -> None:
-        assert self._ring is not None
-        await self._ring.transact(messages)
-        self.durable = positions
-        self.transactions += 1
-        self.written += len(messages)
-        self._poison.progress(self.transactions)
+        """Wait until everything that has gathered is committed."""
+        if self._advanced or not self._settled.is_set():
+            await self._settled.wait()
 
     def _messages(self) -> list[Message]:
         """Return the transaction's messages: journal keys once, with their last value, and the cursor."""
@@ -327,6 +328,7 @@ class ShardProcessor:
         journal[CURSOR_KEY] = encode(self._cursor())
         messages += [Message(name, key, value, self.partition) for key, value in journal.items()]
         self._pending, self._pending_bytes, self._advanced = [], 0, False
+        self._settled.clear()
         return messages
 
     def _cursor(self) -> Cursor:
@@ -348,24 +350,15 @@ class ShardProcessor:
         except BrokerUnavailable as error:
             log.warning("positions not reported", partition=self.partition, reason=str(error))
 
-    async def _let_go(self, ring: Ring) -> None:
-        commit, self._commit = self._commit, None
-        if commit is not None and not commit.done():
-            await asyncio.wait((commit,), timeout=5.0)
-            if not commit.done():
-                commit.cancel()
-        await ring.close()
-        if commit is not None and commit.done() and not commit.cancelled() and (error := commit.exception()):
-            if isinstance(error, Fenced | CommitAmbiguous):
-                raise error
-            log.warning("last commit failed", partition=self.partition, reason=str(error))
+
+def _worst(errors: BaseExceptionGroup[StreamsError]) -> StreamsError:
+    """Return the error that decides what to do: one that ends the process before all others."""
+    leaves: list[StreamsError] = []
+    for error in errors.exceptions:
+        leaves += [_worst(error)] if isinstance(error, BaseExceptionGroup) else [error]
+    return next((error for error in leaves if must_exit(error)), leaves[0])
 
 
 def must_exit(error: BaseException) -> bool:
     """Tell whether an error of a shard leaves the process no choice but to end."""
     return isinstance(error, Fenced | CommitAmbiguous)
-
-
-def is_expected(error: BaseException) -> bool:
-    """Tell whether an error of a shard is one of the product's own."""
-    return isinstance(error, StreamsError)

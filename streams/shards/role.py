@@ -89,7 +89,7 @@ class ShardRole:
             self._watchdog.__enter__()
         try:
             async with Table(self._broker, breakers) as table:
-                table.on_record(self._breakers.on_record)
+                table.on_record(lambda record: self._breakers.put(record.key or b"", record.value))
                 await self._membership.start(self)
                 await self._trim_for_ever()
         finally:
@@ -195,5 +195,3 @@ class ShardRole:
 def encode_result(result: Result, *, as_json: bool) -> tuple[bytes, bytes]:
     """Return value and content type of a result on the result topic."""
     return (result_to_json(result), headers.JSON_TYPE) if as_json else (encode(result), headers.AVRO_TYPE)
-
-
