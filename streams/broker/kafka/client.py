@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,8 @@ PREFETCH_BACKOFF_S = 0.005
 FETCH_MAX_WAIT_MS = 50
 # Below the default max.message.bytes (1 MiB), because a broker's limit applies to a batch, not to its records.
 BATCH_BYTES = 262_144
+# How long a topic that was just created may be unknown to some brokers.
+_SPREAD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Connection:
                     client = make()
                     try:
                         await client.start()
+                        # A consumer that is stopped before its tasks have begun leaves its connections open.
+                        await asyncio.sleep(0)
                         return client
                     except BaseException as error:
                         await quietly(getattr(client, stop)(), 1.0)
@@ -184,7 +188,7 @@ class Connection:
             TopicError: The brokers answer, but do not have one of them.
         """
         cluster = client.cluster
-        deadline = asyncio.get_running_loop().time() + min(2.0, self.settings.request_timeout_s)
+        deadline = asyncio.get_running_loop().time() + min(_SPREAD_S, self.settings.request_timeout_s)
         while missing := sorted(topic for topic in topics if cluster.partitions_for_topic(topic) is None):
             for topic in missing:
                 client.add_topic(topic)
@@ -227,10 +231,15 @@ _REFUSED = (
 )
 
 
-async def quietly(ending: Awaitable[Any], timeout_s: float) -> None:
+async def quietly(ending: Coroutine[Any, Any, Any], timeout_s: float) -> None:
     """Await the end of a client that may be beyond answering; what goes wrong then is of no use to anyone."""
+    # In a task of its own, because aiokafka may end with the cancellation of one of its tasks, which is not ours.
+    task = asyncio.ensure_future(ending)
     try:
-        async with asyncio.timeout(timeout_s):
-            await ending
-    except Exception:
-        pass
+        await asyncio.wait([task], timeout=timeout_s)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
+        elif not task.cancelled():
+            task.exception()
