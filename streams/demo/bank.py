@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, unquote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streams.demo.accounts import World
+from streams.demo.accounts import Change, World
 from streams.demo.asgi import Receive, Scope, Send, read_body, send_bytes, send_json
 from streams.demo.domain import AccountStatus, Receipt
 from streams.demo.oracle import Ledger, Refund
@@ -58,14 +58,13 @@ class Bank:
     def __init__(self, world: World, clock: Callable[[], float] = time.time) -> None:
         self.world = world
         self._clock = clock
-        self._asked_for: set[str] = set()
+        self._schedules: dict[str, tuple[list[Change], Iterator[Change]]] = {}
         self._refunds: list[Refund] = []
         self._faults = BankFaults()
 
     def status(self, customer: str) -> AccountStatus:
         """Return an account's status now."""
-        self._asked_for.add(customer)
-        change = self.world.status_at(customer, self._clock())
+        change = self._changes(customer, self._clock())[-1]
         return AccountStatus(status=change.status, version=change.version)
 
     def refund(self, request: RefundRequest) -> Receipt:
@@ -76,8 +75,17 @@ class Bank:
     def ledger(self) -> Ledger:
         """Return everything until now."""
         now = self._clock()
-        changes = [c for customer in sorted(self._asked_for) for c in self.world.changes_until(customer, now)]
-        return Ledger(read_at=now, changes=tuple(changes), refunds=tuple(self._refunds))
+        changes = [change for customer in sorted(self._schedules) for change in self._changes(customer, now)]
+        return Ledger(read_at=now, world=self.world, changes=tuple(changes), refunds=tuple(self._refunds))
+
+    def _changes(self, customer: str, now: float) -> list[Change]:
+        # Kept, with the next one to come: a bank that stands for days would otherwise replay them for each request.
+        if customer not in self._schedules:
+            self._schedules[customer] = [], self.world.schedule(customer)
+        known, coming = self._schedules[customer]
+        while len(known) < 2 or known[-1].valid_from <= now:
+            known.append(next(coming))
+        return known[:-1]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -93,7 +101,7 @@ class Bank:
                     self._faults = self._faults.model_copy(update=changes)
                     await send_json(send, 200, self._faults.model_dump())
                 case "POST", ["reset"]:
-                    self._asked_for, self._refunds, self._faults = set(), [], BankFaults()
+                    self._schedules, self._refunds, self._faults = {}, [], BankFaults()
                     await send_json(send, 200, {})
                 case "GET", ["ledger"]:
                     await send_bytes(send, 200, self.ledger().model_dump_json().encode())

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from streams.demo.accounts import Change
+from streams.demo.accounts import Change, World
 from streams.demo.domain import AccountStatus, Decision, Dispute, Order, ruling
 
 Fault = Literal["stale", "rule", "refund-missing", "refund-twice", "refund-unclaimed", "refund-amount"]
@@ -39,6 +39,7 @@ class Ledger(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     read_at: float
+    world: World
     changes: tuple[Change, ...]
     refunds: tuple[Refund, ...]
 
@@ -48,13 +49,11 @@ class Settled:
     """A dispute with the decision that came out; times are seconds since the epoch on the bank's machine.
 
     Attributes:
-        order: What the disputed order really is.
         degraded: A fallback was used on the way.
     """
 
     invocation_id: str
     dispute: Dispute
-    order: Order
     decision: Decision
     degraded: bool
     submitted_at: float
@@ -93,10 +92,11 @@ def judge(ledger: Ledger, settled: Iterable[Settled]) -> list[Wrong]:
                 f"{one.invocation_id} finished {one.finished_at - ledger.read_at:.3f} s after the ledger was read; "
                 "read the ledger after the last result"
             )
+        order = ledger.world.order(one.dispute.order)
         faults = [
             _staleness(sorted(histories[one.dispute.customer], key=lambda c: c.version), one),
-            _rule(one),
-            _refunds(refunds[one.dispute.order], one),
+            _rule(order, one),
+            _refunds(refunds[one.dispute.order], order, one),
         ]
         found += [Wrong(one.invocation_id, *fault) for fault in faults if fault]
     return found
@@ -128,15 +128,15 @@ def _staleness(history: list[Change], one: Settled) -> tuple[Fault, str] | None:
     return "stale", f"version {seen.status_version} does not exist"
 
 
-def _rule(one: Settled) -> tuple[Fault, str] | None:
+def _rule(order: Order, one: Settled) -> tuple[Fault, str] | None:
     action = one.decision.action
-    demanded = ruling(AccountStatus(status=one.decision.status, version=one.decision.status_version), one.order)
+    demanded = ruling(AccountStatus(status=one.decision.status, version=one.decision.status_version), order)
     if action == demanded or (one.degraded and action == "escalate"):
         return None
     return "rule", f"{action} where status {one.decision.status} and the order demand {demanded}"
 
 
-def _refunds(made: list[Refund], one: Settled) -> tuple[Fault, str] | None:
+def _refunds(made: list[Refund], order: Order, one: Settled) -> tuple[Fault, str] | None:
     claimed = one.decision.action == "refund"
     if len(made) > 1:
         return "refund-twice", f"order {one.dispute.order} was refunded {len(made)} times"
@@ -144,6 +144,6 @@ def _refunds(made: list[Refund], one: Settled) -> tuple[Fault, str] | None:
         return "refund-missing", f"order {one.dispute.order} was not refunded"
     if made and not claimed and not one.degraded:
         return "refund-unclaimed", f"order {one.dispute.order} was refunded, the decision says {one.decision.action}"
-    if made and made[0].cents != one.order.cents:
-        return "refund-amount", f"{made[0].cents} cents were refunded, the order was {one.order.cents}"
+    if made and made[0].cents != order.cents:
+        return "refund-amount", f"{made[0].cents} cents were refunded, the order was {order.cents}"
     return None

@@ -1,21 +1,24 @@
 import pytest
 
-from streams.demo.accounts import Change
+from streams.demo.accounts import Change, World
 from streams.demo.domain import Action, Decision, Dispute, Order, Status
 from streams.demo.oracle import Ledger, Refund, Settled, doubled, judge
 
-GOOD = Order(id="ord-1", cents=990, refundable=True)
-BAD = Order(id="ord-1", cents=990, refundable=False)
+WORLD = World(seed=0, started_at=0.0)
+ORDERS = [WORLD.order(f"ord-{i}") for i in range(99)]
+GOOD = next(order for order in ORDERS if order.refundable)
+BAD = next(order for order in ORDERS if not order.refundable)
 CHANGES = (
     Change("cust-1", 1, "active", 0.0),
     Change("cust-1", 2, "frozen", 10.0),
     Change("cust-1", 3, "active", 20.0),
 )
-PAID = Refund(customer="cust-1", order="ord-1", cents=990, at=5.0)
+PAID = Refund(customer="cust-1", order=GOOD.id, cents=GOOD.cents, at=5.0)
+PAID_BAD = Refund(customer="cust-1", order=BAD.id, cents=BAD.cents, at=5.0)
 
 
 def ledger(*refunds: Refund) -> Ledger:
-    return Ledger(read_at=100.0, changes=CHANGES, refunds=refunds)
+    return Ledger(read_at=100.0, world=WORLD, changes=CHANGES, refunds=refunds)
 
 
 def settled(
@@ -29,8 +32,8 @@ def settled(
     finished_at: float = 6.0,
 ) -> Settled:
     decision = Decision(action=action, reason="", status=status, status_version=version)
-    dispute = Dispute(customer="cust-1", order="ord-1")
-    return Settled("dispute/cust-1/x", dispute, order, decision, degraded, submitted_at, finished_at)
+    dispute = Dispute(customer="cust-1", order=order.id)
+    return Settled("dispute/cust-1/x", dispute, decision, degraded, submitted_at, finished_at)
 
 
 def faults(one: Settled, *refunds: Refund) -> list[str]:
@@ -69,14 +72,14 @@ def test_an_unknown_status_needs_a_fallback():
 
 def test_an_action_must_follow_from_status_and_order():
     assert faults(settled("reject")) == ["rule"]
-    assert faults(settled("refund", order=BAD), PAID) == ["rule"]
+    assert faults(settled("refund", order=BAD), PAID_BAD) == ["rule"]
     assert faults(settled("escalate", degraded=True)) == []
 
 
 def test_refunds_are_compared_with_the_ledger():
     assert faults(settled()) == ["refund-missing"]
     assert faults(settled(), PAID, PAID) == ["refund-twice"]
-    assert faults(settled("reject", order=BAD), PAID) == ["refund-unclaimed"]
+    assert faults(settled("reject", order=BAD), PAID_BAD) == ["refund-unclaimed"]
     assert faults(settled(), PAID.model_copy(update={"cents": 1})) == ["refund-amount"]
 
 
