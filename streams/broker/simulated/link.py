@@ -106,7 +106,7 @@ class _Request:
 
     def _meet_outage(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         log = self.link.log
-        if self.outcome is None and self.sent_s <= log.down_since_s and log.random.random() < 0.5:
+        if self.outcome is None and self.sent_s < log.down_since_s and log.random.random() < 0.5:
             # It got there just before; only the answer is lost, and is given when the client tries again.
             self._carry_out()
         deadline = self.sent_s + log.timing.request_timeout_s

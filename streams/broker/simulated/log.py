@@ -108,7 +108,9 @@ class SimulatedLog:
     def delete_topics(self, names: Iterable[str]) -> None:
         """Delete topics; those that do not exist are no error."""
         for name in names:
-            self._topics.pop(name, None)
+            _, logs = self._topics.pop(name, (None, []))
+            for log in logs:
+                log.deleted = True
 
     def topics(self) -> frozenset[str]:
         """Names of all topics."""
@@ -124,6 +126,10 @@ class SimulatedLog:
             return self._topics[topic][1]
         except KeyError:
             raise TopicError(f"topic {topic!r} does not exist in the simulated log; create it first") from None
+
+    def has(self, partition: Partition) -> bool:
+        """Return whether *partition* exists."""
+        return partition.topic in self._topics and 0 <= partition.number < len(self._topics[partition.topic][1])
 
     def partition(self, partition: Partition) -> PartitionLog:
         """Return one partition.

@@ -33,11 +33,12 @@ class PartitionLog:
     An entry is None where nobody finds a record: a transaction marker, an aborted record, one that was compacted away.
     """
 
-    __slots__ = ("_aborted", "_base", "_open", "_records", "begin", "followers", "partition")
+    __slots__ = ("_aborted", "_base", "_open", "_records", "begin", "deleted", "followers", "partition")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self.begin = 0
+        self.deleted = False
         self.followers: dict[Follower, None] = {}
         self._records: list[LogRecord | None] = []
         self._base = 0

@@ -131,6 +131,12 @@ class SimulatedReader:
         found: dict[Partition, list[LogRecord]] = {}
         for partition in candidates:
             source, position = self._sources[partition], self._positions[partition]
+            if source.deleted:
+                if not self._log.has(partition):
+                    continue
+                # The topic was made anew; the reader goes on at its old position, as it does on Kafka.
+                source = self._sources[partition] = self._log.partition(partition)
+                source.followers[self] = None
             if not source.begin <= position <= source.end:
                 if found:
                     return found
