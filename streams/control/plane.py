@@ -1,0 +1,169 @@
+"""The control plane without its host: which desks are open here, and what happens at each event and each tick.
+
+A desk is opened when its partition is assigned to this process and the first event or tick asks for it. One that fails
+(fenced by another controller, or the log is away) is let go of, and opened again after a pause if the partition is
+still assigned: two controllers that both believe to be the owner settle as soon as the group does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from streams.broker.port import Broker, Message, Partition
+from streams.broker.table import read_to_end
+from streams.control.desk import Desk
+from streams.control.lanes import lanes_of, sample
+from streams.control.settings import ControlSettings
+from streams.errors import BrokerError, CodecError
+from streams.records.codec import decode_as, encode
+from streams.records.control import BackpressureSignal, OutcomeDigest
+from streams.records.headers import internal
+from streams.records.topics import Catalogue
+
+log = logging.getLogger(__name__)
+
+LANES_DESK = 0
+"""The desk whose owner publishes backpressure."""
+_REOPEN_S = 2.0
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class ControlPlane:
+    """Decides for the partitions that it was assigned.
+
+    Args:
+        now_ms, rng: Clock in ms since the epoch, and source of jitter; handed in by simulations.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        catalogue: Catalogue,
+        settings: ControlSettings,
+        *,
+        now_ms: Callable[[], int] = _wall_ms,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._now_ms = now_ms
+        self._random = rng if rng is not None else random.Random()
+        self._owned: frozenset[int] = frozenset()
+        self._desks: dict[int, Desk] = {}
+        self._reopen_at_s: dict[int, float] = {}
+        self._opening = asyncio.Lock()
+        self._lanes = lanes_of(catalogue, settings.backpressure)
+        self._lanes_epoch = 0
+        self.unreadable = 0
+
+    async def assign(self, partitions: frozenset[int]) -> None:
+        """Own exactly *partitions* of `outcomes` from now on; desks of others are closed."""
+        self._owned = partitions
+        async with self._opening:
+            for number in self._desks.keys() - partitions:
+                await self._desks.pop(number).close()
+
+    async def take(self, number: int, value: bytes) -> None:
+        """Merge a digest that was read from partition *number*. Never raises for what comes from outside."""
+        try:
+            digest = decode_as(OutcomeDigest, value)
+        except CodecError as error:
+            self.unreadable += 1
+            log.warning("a digest on partition %d is ignored: %s", number, error)
+            return
+        desk = await self._desk(number)
+        if desk is not None:
+            await self._try(desk, desk.take(digest, self._now_ms()))
+
+    async def tick(self) -> None:
+        """Let time pass for every breaker."""
+        for number in sorted(self._owned):
+            desk = await self._desk(number)
+            if desk is not None:
+                await self._try(desk, desk.tick(self._now_ms()))
+
+    async def sample(self) -> None:
+        """Sample the lag and publish what producers should know, if that is this process's part."""
+        desk = await self._desk(LANES_DESK)
+        if desk is None:
+            return
+        try:
+            if self._lanes_epoch != desk.epoch:
+                await self._resume_lanes()
+                self._lanes_epoch = desk.epoch
+            group = f"{self._catalogue.namespace}-shards"
+            samples = await sample(self._broker, group, self._lanes, self._catalogue.partitions)
+        except BrokerError as error:
+            log.warning("lag was not sampled: %s", error)
+            return
+        now_s, now_ms = asyncio.get_running_loop().time(), self._now_ms()
+        signals = [self._lanes[topic].sample(now_s, now_ms, *offsets) for topic, offsets in samples.items()]
+        if messages := [self._message(signal) for signal in signals if signal is not None]:
+            await self._try(desk, desk.publish(messages))
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.assign(frozenset())
+
+    async def _desk(self, number: int) -> Desk | None:
+        desk = self._desks.get(number)
+        if desk is not None or number not in self._owned:
+            return desk
+        async with self._opening:
+            now_s = asyncio.get_running_loop().time()
+            if number in self._desks or number not in self._owned or now_s < self._reopen_at_s.get(number, now_s):
+                return self._desks.get(number)
+            try:
+                desk = await Desk.open(
+                    self._broker, self._catalogue, self._settings, number, self._random.random
+                )  # fmt: skip
+            except BrokerError as error:
+                self._put_off(number, error)
+                return None
+            if number not in self._owned:
+                await desk.close()
+                return None
+            self._desks[number] = desk
+            return desk
+
+    async def _try(self, desk: Desk, write: Awaitable[None]) -> None:
+        try:
+            await write
+        except BrokerError as error:
+            if self._desks.get(desk.number) is desk:
+                del self._desks[desk.number]
+                self._put_off(desk.number, error)
+                await desk.close()
+
+    def _put_off(self, number: int, error: BrokerError) -> None:
+        pause_s = _REOPEN_S * (1 + self._random.random())
+        self._reopen_at_s[number] = asyncio.get_running_loop().time() + pause_s
+        log.warning("control lets go of partition %d for %.1f s: %s", number, pause_s, error)
+
+    async def _resume_lanes(self) -> None:
+        topic = self._catalogue.name("backpressure")
+        self._lanes = lanes_of(self._catalogue, self._settings.backpressure)
+        by_name = {lane.name: lane for lane in self._lanes.values()}
+        async for batch in read_to_end(self._broker, [Partition(topic, 0)]):
+            for record in batch:
+                if record.value is None:
+                    continue
+                try:
+                    signal = decode_as(BackpressureSignal, record.value)
+                except CodecError as error:
+                    log.warning("a signal of %s is ignored: %s", topic, error)
+                    continue
+                if signal.lane in by_name:
+                    by_name[signal.lane].resume(signal, asyncio.get_running_loop().time())
+
+    def _message(self, signal: BackpressureSignal) -> Message:
+        topic = self._catalogue.name("backpressure")
+        return Message(topic, signal.lane.encode(), encode(signal), 0, internal("BackpressureSignal"))
