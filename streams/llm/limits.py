@@ -20,8 +20,9 @@ class Limit:
 
     Attributes:
         per_minute: What refills in 60 seconds.
-        burst: What can be taken at once after a pause; a minute's worth if None. Requests travel for a varying time, so
-            a burst of exactly the provider's can arrive compressed: leave a percent or two.
+        burst: What can be taken at once after a pause; a minute's worth if None. Requests take varying time from here
+            to the provider, so a burst of exactly the provider's arrives compressed and meets a 429. Leave as much as
+            refills in the time by which they vary: half a second of the limit is ample.
 
     Raises:
         ValueError: a value is not above 0 and finite.
