@@ -4,7 +4,20 @@ It hands out `KafkaBroker` and `KafkaSettings`; the modules behind them are one 
 what errors mean), `reader`, `producer`, `transactions`, `membership`, `admin`.
 """
 
-from streams.broker.kafka.broker import KafkaBroker
+from typing import TYPE_CHECKING, Any
+
 from streams.broker.kafka.settings import ADDRESS_SETTING, KafkaSettings
 
+if TYPE_CHECKING:
+    from streams.broker.kafka.broker import KafkaBroker
+
 __all__ = ["ADDRESS_SETTING", "KafkaBroker", "KafkaSettings"]
+
+
+def __getattr__(name: str) -> Any:
+    # Settings are read by every command; aiokafka takes 200 ms to import and is needed by few.
+    if name == "KafkaBroker":
+        from streams.broker.kafka.broker import KafkaBroker
+
+        return KafkaBroker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.helpers import create_ssl_context
 
 from streams.broker.kafka.settings import ADDRESS_SETTING, KafkaSettings
-from streams.errors import BrokerError, BrokerUnavailable, RecordTooLarge, TopicError
+from streams.errors import BrokerError, BrokerUnavailable, RecordTooLarge, SettingsError, TopicError
 
 # aiokafka is only partly typed; behind these names it is used untyped, and nothing of it leaves this folder.
 _consumer_class: Any = AIOKafkaConsumer
 _producer_class: Any = AIOKafkaProducer
 _admin_class: Any = AIOKafkaAdminClient
+_create_conn: Any = create_conn
+_collect_hosts: Any = collect_hosts
 
 # While a poll leaves records of some partitions in the buffer, aiokafka fetches nothing else from their broker for
 # prefetch_backoff (100 ms), which would hold up step results behind invocations. Not a parameter of the consumer.
@@ -64,14 +68,7 @@ class Connection:
                 "sasl_plain_password": settings.sasl_password.get_secret_value(),
             }
         if settings.security_protocol.endswith("SSL"):
-            context = create_ssl_context(
-                cafile=settings.ssl_cafile,
-                certfile=settings.ssl_certfile,
-                keyfile=settings.ssl_keyfile,
-                password=settings.ssl_password.get_secret_value() if settings.ssl_password else None,
-            )
-            context.check_hostname = settings.ssl_check_hostname
-            options["ssl_context"] = context
+            options["ssl_context"] = _ssl_context(settings)
         return cls(settings, options)
 
     @property
@@ -117,10 +114,9 @@ class Connection:
         Raises:
             BrokerUnavailable: None has answered within `connect_timeout_s`.
         """
-        backoff_s = 0.05
-        reason = "no answer"
+        limit_s, backoff_s, reason = self.settings.connect_timeout_s, 0.05, "no answer"
         try:
-            async with asyncio.timeout(self.settings.connect_timeout_s):
+            async with asyncio.timeout(limit_s):
                 while True:
                     client = make()
                     try:
@@ -132,13 +128,32 @@ class Connection:
                         await quietly(getattr(client, stop)(), 1.0)
                         if not isinstance(error, kafka_errors.KafkaConnectionError):
                             raise
-                        reason = str(error) or type(error).__name__
+                    reason = await self._reason()
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, 1.0)
         except TimeoutError as error:
-            raise self.unavailable(f"did not answer within {self.settings.connect_timeout_s:g} s ({reason})") from error
+            raise self.unavailable(f"did not answer within {limit_s:g} s ({reason})") from error
         except kafka_errors.KafkaError as error:
             raise self.translate(error, "connecting") from error
+
+    async def _reason(self) -> str:
+        """Return why no server lets us in. Clients of aiokafka only log it, and say "unable to bootstrap".
+
+        Raises:
+            KafkaError: The credentials were refused, which no further attempt changes.
+        """
+        options = {name: value for name, value in self.options.items() if name != "bootstrap_servers"}
+        reason = "no address"
+        for host, port, _ in _collect_hosts(self.address):
+            try:
+                connection = await _create_conn(host, port, client_id=self.settings.client_id, **options)
+                connection.close()
+                return "it answers now"
+            except _REFUSED:
+                raise
+            except (OSError, kafka_errors.KafkaError, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+        return reason
 
     @asynccontextmanager
     async def bounded(self, doing: str, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -202,6 +217,23 @@ class Connection:
                 )
             if any(cluster.partitions_for_topic(topic) is None for topic in missing):
                 await asyncio.sleep(0.05)
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    try:
+        context = create_ssl_context(
+            cafile=settings.ssl_cafile,
+            certfile=settings.ssl_certfile,
+            keyfile=settings.ssl_keyfile,
+            password=settings.ssl_password.get_secret_value() if settings.ssl_password else None,
+        )
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"certificates for Kafka cannot be loaded ({error}): ssl_cafile {settings.ssl_cafile!r}, ssl_certfile "
+            f"{settings.ssl_certfile!r}, ssl_keyfile {settings.ssl_keyfile!r} (STREAMS_KAFKA__SSL_CAFILE and so on)"
+        ) from error
+    context.check_hostname = settings.ssl_check_hostname
+    return context
 
 
 _UNAVAILABLE = (

@@ -3,6 +3,7 @@ from pydantic import ValidationError
 
 from streams.broker.kafka.client import Connection
 from streams.broker.kafka.settings import KafkaSettings
+from streams.errors import SettingsError
 
 
 def test_sasl_without_credentials_names_both_settings() -> None:
@@ -23,6 +24,12 @@ def test_unknown_settings_are_refused() -> None:
 def test_a_password_is_not_shown() -> None:
     settings = KafkaSettings.model_validate({"sasl_password": "secret"})
     assert "secret" not in repr(settings)
+
+
+def test_a_certificate_that_is_not_there_names_file_and_setting() -> None:
+    settings = KafkaSettings(security_protocol="SSL", ssl_cafile="/nowhere/ca.pem")
+    with pytest.raises(SettingsError, match=r"/nowhere/ca\.pem.*STREAMS_KAFKA__SSL_CAFILE"):
+        Connection.of(settings)
 
 
 def test_credentials_reach_the_client() -> None:
