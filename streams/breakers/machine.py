@@ -119,7 +119,9 @@ class BreakerMachine:
             # Whoever let the lease run out goes to the end of the line; alone in it, it gets the lease again only
             # when it asks again.
             self._demand.pop(holder, None)
-            return self._lease(now_ms, f"{holder or 'nobody'} made no call within the lease")
+            return self._lease(
+                now_ms, f"{holder} made no call within the lease" if holder else "nobody has calls to make"
+            )
         return None
 
     def force(self, phase: BreakerPhase, by: str, reason: str, now_ms: int) -> Transition:
