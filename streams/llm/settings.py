@@ -1,0 +1,182 @@
+"""Which pools of model keys there are, what each allows, and where the keys come from; found wrong at the start.
+
+Keys come from an environment variable or a file, never from the settings themselves: settings are printed, and reach
+logs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from streams.errors import ConfigurationError
+from streams.llm.key_buckets import Follow
+from streams.llm.limits import KeyLimits, Limit
+
+if TYPE_CHECKING:
+    from streams.app import App
+
+_NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9]+")
+
+
+class PoolSettings(BaseModel):
+    """One pool: the keys of one provider that serve one model.
+
+    Attributes:
+        provider: Whose protocol is spoken. `openai` is any server with a chat-completions endpoint.
+        base_url: Where it is, such as `http://localhost:8000/v1`; the provider's own address if None.
+        model: Name of the model as the provider knows it.
+        keys_env: Environment variable with API keys, separated by commas. By default `<POOL>_API_KEYS`, then
+            `OPENAI_API_KEY` or `ANTHROPIC_API_KEY`. For a server that wants no key: `none`.
+        keys_file: File with one key a line, instead.
+        requests_per_minute: Of each key, as are all limits; None where the provider has none.
+        tokens_per_minute: Input and output together.
+        concurrency: Calls open at once.
+        burst_s: Seconds' worth of the limits that can be used at once after a pause. A little less than the provider's
+            minute, because requests travel for a varying time.
+        start_full: Start with full buckets; safe only where nothing used the keys in the minute before.
+        follow_headers: Whether the provider's rate-limit headers correct the buckets: only downwards, both ways, off.
+        max_output_tokens: Reserved for the answer of a request that sets no bound.
+        timeout_s: For one call, streamed or not.
+        max_hold_s: Seconds that a request is held in an outage before the model's fallback applies.
+        on_outage: `hold` waits for the deadline instead.
+        fallback_pools: Pools that are asked, in order, while this one cannot answer.
+        connections: Most connections of one process, so also the most calls at once where `concurrency` is None.
+        input_price: Of a million input tokens, in any currency.
+        output_price: Of a million output tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: Literal["openai", "anthropic"] = "openai"
+    base_url: str | None = None
+    model: str = Field(min_length=1)
+    keys_env: str | None = Field(default=None, min_length=1)
+    keys_file: Path | None = None
+    requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tokens_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    input_tokens_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    output_tokens_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    concurrency: int | None = Field(default=None, ge=1)
+    burst_s: float = Field(default=58.0, gt=0, le=3600)
+    start_full: bool = False
+    follow_headers: Follow = "down"
+    max_output_tokens: int = Field(default=1_024, ge=1)
+    timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    max_hold_s: float = Field(default=30.0, ge=0)
+    on_outage: Literal["fallback", "hold"] = "fallback"
+    fallback_pools: tuple[str, ...] = ()
+    connections: int = Field(default=500, ge=1, le=10_000)
+    input_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    output_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def key_limits(self, share: float = 1.0) -> KeyLimits:
+        """Return the limits of one key, or the part of them that a process with that *share* of the work may use."""
+        concurrency = self.concurrency or self.connections
+        return KeyLimits(
+            requests=self._limit(self.requests_per_minute, share),
+            tokens=self._limit(self.tokens_per_minute, share),
+            input_tokens=self._limit(self.input_tokens_per_minute, share),
+            output_tokens=self._limit(self.output_tokens_per_minute, share),
+            concurrency=max(1, int(concurrency * share)),
+        )
+
+    def _limit(self, per_minute: float | None, share: float) -> Limit | None:
+        if per_minute is None:
+            return None
+        # The burst is not shared out: a request that fits the limit must fit a process's part of it too.
+        return Limit(per_minute * share, burst=max(1.0, per_minute * self.burst_s / 60))
+
+
+class LlmSettings(BaseModel):
+    """Settings of the role `llm`.
+
+    Attributes:
+        pools: By name; a model is served by the pool of its name, unless it names another one.
+        max_held: Requests of one partition that are held or sent; beyond it the partition is not read, and lag grows.
+        tenant_weights: Share of a tenant against the others; 1 unless named here.
+        breaker_report_s: Time between two digests of what the endpoints did, for the fleet's breakers.
+        tokens_flush_s: Time for which pieces of streamed answers are gathered into one record.
+        drain_s: Time that calls under way have to end when a partition is given away; then they are sent again there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pools: dict[str, PoolSettings] = Field(default_factory=dict)
+    max_held: int = Field(default=2_500, ge=1, le=1_000_000)
+    tenant_weights: dict[str, float] = Field(default_factory=dict)
+    breaker_report_s: float = Field(default=0.5, gt=0, le=60)
+    tokens_flush_s: float = Field(default=0.05, gt=0, le=10)
+    drain_s: float = Field(default=5.0, ge=0, le=600)
+
+
+def load_keys(name: str, pool: PoolSettings, environ: Mapping[str, str] = os.environ) -> tuple[SecretStr, ...]:
+    """Return the API keys of a pool.
+
+    Raises:
+        ConfigurationError: There are none, or the file cannot be read.
+    """
+    if pool.keys_file is not None:
+        try:
+            lines = pool.keys_file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigurationError(
+                f"keys_file {str(pool.keys_file)!r} of model pool {name!r} cannot be read: {error.strerror}"
+            ) from None
+        where, found = f"keys_file {str(pool.keys_file)!r} has none", [line.strip() for line in lines]
+    else:
+        variables = [pool.keys_env] if pool.keys_env else _default_variables(name, pool)
+        text = next((environ[variable] for variable in variables if environ.get(variable)), "")
+        where, found = f"{' and '.join(variables)} are not set", [key.strip() for key in text.split(",")]
+    keys = tuple(SecretStr(key) for key in dict.fromkeys(found) if key and not key.startswith("#"))
+    if not keys:
+        raise ConfigurationError(
+            f"model pool {name!r} has no API key: {where}; set the variable (or llm.pools.{name}.keys_file), and say "
+            "'none' for a server that wants no key"
+        )
+    return keys
+
+
+def check_pools(
+    app: App,
+    settings: LlmSettings,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    provided: Collection[str] = (),
+) -> None:
+    """Check that every model has a pool, every pool keys, and every fallback a pool; at the start, not at a call.
+
+    Args:
+        provided: Pools whose provider is handed in, which need no key.
+
+    Raises:
+        ConfigurationError: With the names and what to set.
+    """
+    known = ", ".join(sorted(settings.pools)) or "none"
+    for model in app.models.values():
+        if model.pool not in settings.pools:
+            raise ConfigurationError(
+                f"model {model.name!r} wants pool {model.pool!r}, but llm.pools has {known}; add "
+                f"[llm.pools.{model.pool}] to streams.toml, or declare the model with pool="
+            )
+    for name, pool in settings.pools.items():
+        for other in pool.fallback_pools:
+            if other not in settings.pools or other == name:
+                raise ConfigurationError(
+                    f"fallback_pools of model pool {name!r} names {other!r}, which is not another pool; there are {known}"
+                )
+        if name not in provided:
+            load_keys(name, pool, environ)
+    for tenant, weight in settings.tenant_weights.items():
+        if not weight > 0:
+            raise ConfigurationError(f"weight {weight} of tenant {tenant!r} in llm.tenant_weights must be above 0")
+
+
+def _default_variables(name: str, pool: PoolSettings) -> list[str]:
+    own = _NOT_IN_VARIABLES.sub("_", name.upper())
+    return [f"{own}_API_KEYS", f"{pool.provider.upper()}_API_KEY"]
