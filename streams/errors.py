@@ -12,6 +12,7 @@
     ├── PayloadTooLarge                    a payload over its bound, with both
     ├── Conflict                           an invocation ID used before with another input
     ├── Backpressure                       the lane is over its limit; carries retry_after_s
+    ├── InvocationFailed                   the value of an invocation that did not succeed was asked for
     ├── ResultTimeout                      a result that did not come within the time the caller gave
     ├── UnknownInvocation                  an ID that no shard and no store knows
     ├── BrokerError                        the log
@@ -111,6 +112,22 @@ class Backpressure(StreamsError):
         )
         self.lane = lane
         self.retry_after_s = retry_after_s
+
+
+class InvocationFailed(StreamsError):
+    """An invocation ended without a value.
+
+    Attributes:
+        invocation_id: Which one.
+        status: `failed`, `cancelled` or `deferred`.
+        error_type: Class name of its error.
+    """
+
+    def __init__(self, invocation_id: str, status: str, error_type: str, message: str) -> None:
+        super().__init__(f"{invocation_id} {status}: {error_type}: {message}")
+        self.invocation_id = invocation_id
+        self.status = status
+        self.error_type = error_type
 
 
 class ResultTimeout(StreamsError, TimeoutError):

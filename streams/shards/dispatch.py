@@ -15,6 +15,7 @@ import orjson
 from streams.agents.agent import Agent
 from streams.agents.outcome import Failure
 from streams.agents.run import Request
+from streams.breakers.refusal import Refusal
 from streams.errors import AgentDeadlock, BudgetExceeded, HandlerError, PayloadTooLarge
 from streams.llm.model import ChatSpec
 from streams.records import decode_as, encode, headers
@@ -27,8 +28,9 @@ from streams.shards.effects import ShardLimits, Write
 from streams.shards.live import Live
 from streams.tools.tool import Tool
 
-Refusal = Callable[[str, float], str | None]
-"""Says why a dependency's breaker refuses a call now, None where it does not."""
+Admission = Callable[[str, float], "str | Refusal"]
+"""Asks the replica of the breakers about a call to a dependency now: the probe's stamp (empty for an ordinary call), or a
+refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class Dispatcher:
 
     Attributes:
         partition_of: Partition of an agent ID.
-        refuses: The shard's replica of the breakers.
+        admit: The shard's replica of the breakers.
     """
 
     limits: ShardLimits
     partition: int
     partition_of: Callable[[str], int]
-    refuses: Refusal
+    admit: Admission
 
     def decide(self, live: Live, agent: Agent[Any, Any], request: Request, now: float) -> Completion | Write | None:
         """Return the outcome, the record to send, or None for a step that only waits (a signal, a kept call)."""
@@ -69,8 +71,9 @@ class Dispatcher:
             kept = match_kept(live, request)
             if kept is not None:
                 return self._from_kept(kept, request, now)
-        if (reason := self.refuses(tool.dependency, now)) is not None:
-            return fall_back(request, Failure(tool.dependency, "open", reason), now)
+        stamp = self.admit(tool.dependency, now)
+        if isinstance(stamp, Refusal):
+            return fall_back(request, Failure(tool.dependency, "open", stamp.reason), now)
         if once:
             live.kept.append(KeptStep(live.incarnation, request.step, request.name, digest(request.payload)))
         call = ToolCall(
@@ -84,6 +87,7 @@ class Dispatcher:
             deadline_ms=int(tool.deadline_s(request.made_at_s, live.invocation.deadline_ms / 1000) * 1000),
             tenant=live.invocation.tenant,
             priority=live.invocation.priority,
+            probe=stamp,
             traceparent=live.invocation.traceparent,
         )
         return self._to_agent_topic("tool-calls", live, call, "tool-call", tool.lane)
@@ -98,8 +102,6 @@ class Dispatcher:
         spec: ChatSpec[Any] = request.spec
         if (problem := over_budget(live, agent, request)) is not None:
             return raised(request, BudgetExceeded(problem), now)
-        if (reason := self.refuses(spec.dependency, now)) is not None:
-            return fall_back(request, Failure(spec.dependency, "open", reason), now)
         asked = LlmRequest(
             invocation=live.id,
             incarnation=live.incarnation,

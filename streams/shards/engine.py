@@ -36,8 +36,8 @@ from streams.records.signals import Answer, Cancel, Order, Signal, StatusQuery
 from streams.records.state import StateDelta
 from streams.records.steps import LlmResult, ToolResult
 from streams.shards.dispatch import (
+    Admission,
     Dispatcher,
-    Refusal,
     completed,
     fall_back,
     match_kept,
@@ -75,7 +75,7 @@ class Engine:
     Args:
         partition: Its number; `partitions` is how many there are.
         partition_of: Partition of an agent ID.
-        refuses: Replica of the breakers: why a dependency's call is refused now, or None.
+        admit: Replica of the breakers, asked before a tool is called.
         encode_result: Value and content type of a result on the result topic.
 
     Attributes:
@@ -91,7 +91,7 @@ class Engine:
         partition: int,
         partition_of: Callable[[str], int],
         limits: ShardLimits | None = None,
-        refuses: Refusal = lambda dependency, now: None,
+        admit: Admission = lambda dependency, now: "",
         encode_result: Callable[[Result], tuple[bytes, bytes]] = lambda result: (encode(result), headers.AVRO_TYPE),
     ) -> None:
         self.app = app
@@ -118,7 +118,7 @@ class Engine:
         self._out: list[Write] = []
         self._dirty: dict[str, Live] = {}
         self._partition_of = partition_of
-        self._dispatcher = Dispatcher(self.limits, partition, partition_of, refuses)
+        self._dispatcher = Dispatcher(self.limits, partition, partition_of, admit)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Invocation: self._on_invocation,
             ToolResult: self._on_step_result,

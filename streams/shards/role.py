@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import structlog
 
 from streams.agents.loop import refuse_blocking_calls
 from streams.app import App
+from streams.breakers.feed import breakers_table, report_outcomes
 from streams.breakers.view import BreakerView
 from streams.broker.partitioning import partition_for
-from streams.broker.port import Broker, Membership, Partition
-from streams.broker.table import Table
+from streams.broker.port import Broker, Membership, Partition, Producer
 from streams.errors import StreamsError
 from streams.records import encode, headers
 from streams.records.invocations import Result
@@ -31,6 +32,7 @@ from streams.shards.watchdog import Watchdog
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+DEMAND_INTERVAL_S = 0.25
 MAX_RETRY_S = 15.0
 
 
@@ -75,27 +77,35 @@ class ShardRole:
         self._pace = CommitPace(settings.max_commits_per_s, settings.max_commits_per_s / 10, clock)
         self._watchdog = Watchdog(settings.blocked_warning_s, settings.blocked_exit_s)
         self._breakers = BreakerView()
+        self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
 
     async def run(self) -> None:
         """Join the group and work the shards that it gives this process; let go of them when cancelled."""
         refuse_blocking_calls()
-        breakers = [
-            Partition(plan.name, number)
-            for plan in self._catalogue.topics()
-            if plan.kind.name == "breakers"
-            for number in range(plan.partitions)
-        ]
-        if self._watch:
-            self._watchdog.__enter__()
         try:
-            async with Table(self._broker, breakers) as table:
-                table.on_record(lambda record: self._breakers.put(record.key or b"", record.value))
+            async with (
+                breakers_table(self._broker, self._catalogue, self._breakers.apply),
+                self._broker.producer() as producer,
+                asyncio.TaskGroup() as group,
+            ):
+                if self._watch:
+                    self._watchdog.start()
+                group.create_task(self._report_demand(producer))
                 await self._membership.start(self)
                 await self._trim_for_ever()
         finally:
             await self._membership.leave()
             await self._stop(frozenset(self._tasks))
-            self._watchdog.__exit__()
+            self._watchdog.stop()
+
+    async def _report_demand(self, producer: Producer) -> None:
+        await report_outcomes(
+            producer,
+            self._catalogue,
+            self._breakers.drain,
+            every_s=DEMAND_INTERVAL_S,
+            now_ms=lambda: int(self._now() * 1000),
+        )
 
     # -- ownership (streams.broker.port.OwnershipListener) -------------------------------------------------------------
 
@@ -153,7 +163,7 @@ class ShardRole:
             partition=number,
             partition_of=lambda agent: partition_for(agent.encode(), count),
             limits=self._settings.limits(self._catalogue.max_payload_bytes),
-            refuses=lambda dependency, now: self._breakers.refuses(dependency, int(now * 1000)),
+            admit=lambda dependency, now: self._breakers.admit(dependency, self._reporter, int(now * 1000)),
             encode_result=partial(encode_result, as_json=self._settings.results_as == "json"),
         )
         return ShardProcessor(

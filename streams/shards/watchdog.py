@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 class Watchdog:
     """Logs the stack of a step that takes too long, and past a bound ends the process.
 
-    Use it as a context manager around the life of the shards; without that it watches nothing.
+    Between `start` and `stop`; outside of that it watches nothing.
 
     Args:
         warn_s: Seconds in one step after which the stack is logged, once a step.
@@ -38,13 +38,14 @@ class Watchdog:
         self._watched = 0
         self.blocked = 0
 
-    def __enter__(self) -> Watchdog:
+    def start(self) -> None:
+        """Watch the calling thread."""
         self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="handler watchdog", daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Stop watching. Idempotent."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)

@@ -1,0 +1,143 @@
+"""Running roles in this process: connect, check the topics, start what was asked for, end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Literal, get_args
+
+import structlog
+import uvloop
+
+from streams.app import App
+from streams.broker.connect import open_broker
+from streams.broker.port import Broker
+from streams.broker.topics import ensure_partitions
+from streams.errors import StreamsError
+from streams.records.topics import Catalogue
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Role = Literal["shards", "tools", "llm", "memory", "control"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+HASH_SEED = "0"
+PARENT_CHECK_S = 0.5
+
+
+def pin_hash_seed() -> None:
+    """Start the process again with a fixed PYTHONHASHSEED, unless it has one.
+
+    Handlers are run again in other processes; a set of texts must be walked in the same order there.
+    """
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        os.environ["PYTHONHASHSEED"] = HASH_SEED
+        os.execv(sys.executable, [sys.executable, "-m", "streams", *sys.argv[1:]])
+
+
+def run_until_signal(
+    app: App,
+    settings: Settings,
+    roles: Collection[Role],
+    *,
+    parent: int | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Run roles until SIGINT or SIGTERM, or until the process *parent* has gone.
+
+    Raises:
+        StreamsError: A role could not start, or gave up.
+    """
+    uvloop.run(_until_signal(run_roles(app, settings, roles, ready=ready), parent))
+
+
+async def _until_signal(work: Coroutine[Any, Any, None], parent: int | None) -> None:
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    watcher = asyncio.ensure_future(_watch_parent(parent, task)) if parent else None
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass  # asked to end
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _watch_parent(parent: int, task: asyncio.Future[None]) -> None:
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_CHECK_S)
+    task.cancel()
+
+
+async def run_roles(
+    app: App, settings: Settings, roles: Collection[Role], *, ready: Callable[[], None] | None = None
+) -> None:
+    """Run roles until cancelled.
+
+    Raises:
+        StreamsError: A role could not start, or gave up; the first one's error.
+    """
+    async with AsyncExitStack() as stack:
+        broker = open_broker(settings.kafka_for_payloads())
+        stack.push_async_callback(broker.close)
+        await broker.connect()
+        catalogue = settings.catalogue(app.name, dict(app.lanes()))
+        await ensure_partitions(broker.admin, catalogue)
+        runs = [make_role(role, app, broker, catalogue, settings) for role in ROLES if role in roles]
+        if ready is not None:
+            ready()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for role, run in zip([r for r in ROLES if r in roles], runs, strict=True):
+                    group.create_task(run(), name=f"role {role}")
+        except* StreamsError as errors:
+            raise _first(errors) from None
+
+
+def make_role(
+    role: Role, app: App, broker: Broker, catalogue: Catalogue, settings: Settings
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return what runs a role until it is cancelled. Imports only what that role needs."""
+    instance_id = settings.instance_id
+    match role:
+        case "shards":
+            from streams.shards.role import ShardRole
+
+            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id).run
+        case "tools":
+            from streams.tools.role import ToolRole
+
+            return ToolRole(
+                app, broker, catalogue, settings.tools, breaker=settings.breakers, instance_id=instance_id
+            ).run
+        case "llm":
+            from streams.llm.role import LlmRole
+
+            return LlmRole(app, broker, catalogue, settings.llm, breaker=settings.breakers, instance_id=instance_id).run
+        case "memory":
+            from streams.memory.role import MemoryRole
+
+            memory = settings.memory.model_copy(
+                update={"group_instance_id": settings.memory.group_instance_id or instance_id}
+            )
+            return MemoryRole(broker, catalogue, memory).run
+        case "control":
+            from streams.control.role import ControlRole
+
+            return ControlRole(broker, catalogue, settings.control, settings.kafka).run
+
+
+def _first(errors: BaseExceptionGroup[StreamsError]) -> StreamsError:
+    found: Sequence[BaseException] = errors.exceptions
+    while isinstance(found[0], BaseExceptionGroup):
+        found = found[0].exceptions
+    assert isinstance(found[0], StreamsError)
+    return found[0]

@@ -1,0 +1,126 @@
+"""One invocation, seen from outside: its result, its status, signals and cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import orjson
+from pydantic import TypeAdapter
+
+from streams.client.inbox import Slot
+from streams.client.outcome import InvocationResult
+from streams.errors import ResultTimeout, UnknownInvocation
+from streams.records import decode_as
+from streams.records.ids import check_part
+from streams.records.invocations import Result
+from streams.records.signals import Answer, Cancel, Signal, StatusQuery
+
+T = TypeVar("T")
+
+RECHECK_S = 5.0
+"""Seconds between questions to the shard while a result is waited for: a client that was away may have missed it."""
+
+
+class Handle(Generic[T]):
+    """An invocation that was submitted here or elsewhere.
+
+    Attributes:
+        invocation_id: `name/key/idempotency-key`.
+    """
+
+    def __init__(
+        self,
+        invocation_id: str,
+        slot: Slot,
+        *,
+        ask: Callable[[StatusQuery], Awaitable[Answer]],
+        tell: Callable[[Any, str], Awaitable[None]],
+        client: str,
+        adapter: TypeAdapter[Any] | None,
+        known: bool,
+    ) -> None:
+        self.invocation_id = invocation_id
+        self._slot = slot
+        self._ask = ask
+        self._tell = tell
+        self._client = client
+        self._adapter = adapter
+        self._known = known
+
+    async def result(self, timeout: float | None = None) -> InvocationResult[T]:
+        """Wait for the result.
+
+        Args:
+            timeout: Seconds; None waits until the invocation's deadline ends it.
+
+        Raises:
+            ResultTimeout: It did not come in time; the invocation goes on.
+            UnknownInvocation: No shard knows the ID, for a handle made from an ID.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return InvocationResult(await self._wait(), self._adapter)
+        except TimeoutError:
+            raise ResultTimeout(
+                f"{self.invocation_id} has no result after {timeout:g} s; it goes on, ask again with client.handle(id)"
+            ) from None
+
+    async def _wait(self) -> Result:
+        future = self._slot.future
+        ask = not self._known
+        while not future.done():
+            if ask:
+                answer = await self._ask(self._query())
+                if answer.result is not None:
+                    self._slot.put(decode_as(Result, answer.result))
+                    break
+                if answer.status == "unknown" and not self._known:
+                    raise UnknownInvocation(
+                        f"no shard knows {self.invocation_id}; it was never submitted, or finished before the "
+                        "deduplication window"
+                    )
+            await asyncio.wait((future,), timeout=RECHECK_S)
+            ask = True
+        return future.result()
+
+    async def status(self) -> dict[str, Any]:
+        """Return where the invocation stands: phase, and what it waits for.
+
+        Raises:
+            UnknownInvocation: No shard knows it.
+            ResultTimeout: Its shard does not answer.
+        """
+        answer = await self._ask(self._query())
+        if answer.status != "ok":
+            raise UnknownInvocation(f"no shard knows {self.invocation_id}: {answer.message}")
+        status: dict[str, Any] = orjson.loads(answer.value)
+        return status
+
+    async def signal(self, name: str, value: Any = None, *, signal_id: str | None = None) -> None:
+        """Send a value to the handler that waits for it with `ctx.signal(name)`, now or later.
+
+        Args:
+            signal_id: The same ID is delivered once; by default a new one.
+        """
+        check_part("signal name", name)
+        data = TypeAdapter(Any).dump_json(value)
+        identity = signal_id or uuid.uuid4().hex
+        await self._tell(Signal(self.invocation_id, name, data, identity, _now_ms()), "signal")
+
+    async def cancel(self, reason: str = "cancelled by its caller") -> None:
+        """Ask the invocation to end; its handler sees `CancelledError` and may clean up."""
+        await self._tell(Cancel(self.invocation_id, reason, self._client, _now_ms()), "cancel")
+
+    def _query(self) -> StatusQuery:
+        return StatusQuery(self.invocation_id, self._client, uuid.uuid4().hex, _now_ms())
+
+    def __repr__(self) -> str:
+        return f"Handle({self.invocation_id!r})"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
