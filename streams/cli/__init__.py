@@ -1,0 +1,50 @@
+"""The `streams` command: one module for each command or group of them, put together here.
+
+Commands import what they need when they run, so that `streams --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from streams.cli import demo, run, servers
+from streams.cli.failures import Commands
+
+HELP = "\n\n".join(
+    (
+        "Run AI agents on Kafka so that nothing is lost and nothing is done twice.",
+        "An [bold]agent[/] is an async function; an [bold]invocation[/] is one request to it, and ends in exactly one "
+        "[bold]result[/]. Agents and their tools are declared on an App, which commands name as MODULE:APP, such as "
+        "payments.agents:app. Kafka and Postgres are those of the settings, or are started here.",
+        "First steps: [bold]streams demo[/] shows it at work; [bold]streams dev MODULE:APP[/] runs your agents with "
+        "servers of their own; [bold]streams submit AGENT --app MODULE:APP --input JSON[/] asks one of them.",
+    )
+)
+
+app = typer.Typer(
+    name="streams",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    help=HELP,
+)
+
+for module in (run, demo):
+    module.register(app)
+app.add_typer(servers.app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options of every command; read by `Commands`."""
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `streams` script."""
+    app()
