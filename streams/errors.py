@@ -1,42 +1,42 @@
 """Every exception that a user can meet, in one tree.
 
-    StreamsError
-    ├── ConfigurationError                 wrong before anything ran
-    │   ├── MissingFallback                a tool or model without a declared fallback
-    │   ├── DuplicateName                  two agents, tools or models of one name
-    │   ├── UnknownName                    an agent, tool or model that the app does not have
-    │   ├── SettingsError                  a setting that is unknown or does not validate
-    │   ├── PrerequisiteMissing            something on the machine that must be installed or pointed to
-    │   └── NotInThisVersion               declared in the API, built in a later version
-    ├── InvalidInput                       a value that does not fit; names the field
-    ├── PayloadTooLarge                    a payload over its bound, with both
-    ├── Conflict                           an invocation ID used before with another input
-    ├── Backpressure                       the lane is over its limit; carries retry_after_s
-    ├── InvocationFailed                   the value of an invocation that did not succeed was asked for
-    ├── ResultTimeout                      a result that did not come within the time the caller gave
-    ├── UnknownInvocation                  an ID that no shard and no store knows
-    ├── BrokerError                        the log
-    │   ├── BrokerUnavailable              not reachable or no answer in time; names address and setting
-    │   ├── Fenced                         another owner of the same name has started
-    │   ├── CommitAmbiguous                a commit whose outcome is unknown
-    │   ├── OwnershipLost                  the group has moved on without this member
-    │   ├── PositionOutOfRange             a position that is outside the log
-    │   ├── RecordTooLarge                 over the topic's max.message.bytes
-    │   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
-    ├── StoreError                         Postgres
-    │   └── StoreUnavailable               not reachable or no answer in time; names address and setting
-    ├── CodecError                         bytes that are not the record they should be
-    │   └── UnknownSchema                  a fingerprint that this process does not know
-    └── HandlerError                       raised inside agent handlers
-        ├── NotDurable                     I/O, threads or processes in a handler; put them in a tool
-        ├── NonDeterminism                 a handler that asked for something else when it was run again
-        ├── AgentDeadlock                  a call chain that comes back to an instance that waits for it
-        ├── ChildFailed                    a child invocation that failed, was cancelled or refused
-        ├── DeadlineExceeded               the invocation's deadline passed
-        ├── BudgetExceeded                 the next call would pass the budget
-        ├── SignalTimeout                  a signal that did not come in time
-        ├── ModelRefused                   a model provider that refused the request (400), with its words
-        └── VersionConflict                a write whose expected version is not the current one
+StreamsError
+├── ConfigurationError                 wrong before anything ran
+│   ├── MissingFallback                a tool or model without a declared fallback
+│   ├── DuplicateName                  two agents, tools or models of one name
+│   ├── UnknownName                    an agent, tool or model that the app does not have
+│   ├── SettingsError                  a setting that is unknown or does not validate
+│   ├── PrerequisiteMissing            something on the machine that must be installed or pointed to
+│   └── NotInThisVersion               declared in the API, built in a later version
+├── InvalidInput                       a value that does not fit; names the field
+├── PayloadTooLarge                    a payload over its bound, with both
+├── Conflict                           an invocation ID used before with another input
+├── Backpressure                       the lane is over its limit; carries retry_after_s
+├── InvocationFailed                   the value of an invocation that did not succeed was asked for
+├── ResultTimeout                      a result that did not come within the time the caller gave
+├── UnknownInvocation                  an ID that no shard and no store knows
+├── BrokerError                        the log
+│   ├── BrokerUnavailable              not reachable or no answer in time; names address and setting
+│   ├── Fenced                         another owner of the same name has started
+│   ├── CommitAmbiguous                a commit whose outcome is unknown
+│   ├── OwnershipLost                  the group has moved on without this member
+│   ├── PositionOutOfRange             a position that is outside the log
+│   ├── RecordTooLarge                 over the topic's max.message.bytes
+│   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
+├── StoreError                         Postgres
+│   └── StoreUnavailable               not reachable or no answer in time; names address and setting
+├── CodecError                         bytes that are not the record they should be
+│   └── UnknownSchema                  a fingerprint that this process does not know
+└── HandlerError                       raised inside agent handlers
+    ├── NotDurable                     I/O, threads or processes in a handler; put them in a tool
+    ├── NonDeterminism                 a handler that asked for something else when it was run again
+    ├── AgentDeadlock                  a call chain that comes back to an instance that waits for it
+    ├── ChildFailed                    a child invocation that failed, was cancelled or refused
+    ├── DeadlineExceeded               the invocation's deadline passed
+    ├── BudgetExceeded                 the next call would pass the budget
+    ├── SignalTimeout                  a signal that did not come in time
+    ├── ModelRefused                   a model provider that refused the request (400), with its words
+    └── VersionConflict                a write whose expected version is not the current one
 """
 
 from __future__ import annotations
@@ -234,3 +234,9 @@ class ModelRefused(HandlerError):
 
 class VersionConflict(HandlerError):
     """A write expected another version than the current one."""
+
+
+def named(name: str) -> type[StreamsError]:
+    """Return the exception class of that name, `HandlerError` for one that is not of this tree."""
+    kind = globals().get(name)
+    return kind if isinstance(kind, type) and issubclass(kind, StreamsError) else HandlerError

@@ -9,13 +9,12 @@ from typing import Any, Generic, TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from streams import errors
 from streams.agents.budget import Budget
 from streams.agents.context import Context
 from streams.agents.run import Run, current_run
 from streams.agents.signature import explain, field_of
 from streams.agents.state import StateShape, StateView
-from streams.errors import AgentDeadlock, ChildFailed, ConfigurationError, HandlerError, InvalidInput
+from streams.errors import AgentDeadlock, ChildFailed, ConfigurationError, HandlerError, InvalidInput, named
 from streams.records.ids import agent_id
 from streams.records.journal import Completion
 
@@ -150,8 +149,7 @@ class ChildSpec:
                 raise AgentDeadlock(completion.error_message)
             if completion.kind == "child" and completion.cause:
                 raise ChildFailed(completion.cause, completion.error_type, completion.error_message)
-            kind = getattr(errors, completion.error_type, HandlerError)
-            raise kind(completion.error_message)
+            raise named(completion.error_type)(completion.error_message)
         if completion.kind == "start-child":
             return orjson.loads(completion.value or b"null")
         return self.agent.output.validate_json(completion.value or b"null")

@@ -232,7 +232,44 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-_LEAVES_THE_PROCESS = ["run_in_executor", "call_soon_threadsafe", "getaddrinfo", "getnameinfo", "create_connection", "create_server", "sendfile", "start_tls", "create_unix_connection", "create_unix_server", "connect_accepted_socket", "create_datagram_endpoint", "connect_read_pipe", "connect_write_pipe", "subprocess_shell", "subprocess_exec", "add_reader", "remove_reader", "add_writer", "remove_writer", "sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendall", "sock_sendto", "sock_connect", "sock_accept", "sock_sendfile", "add_signal_handler", "remove_signal_handler", "set_default_executor", "run_forever", "run_until_complete", "stop", "close"]
+_LEAVES_THE_PROCESS = [
+    "run_in_executor",
+    "call_soon_threadsafe",
+    "getaddrinfo",
+    "getnameinfo",
+    "create_connection",
+    "create_server",
+    "sendfile",
+    "start_tls",
+    "create_unix_connection",
+    "create_unix_server",
+    "connect_accepted_socket",
+    "create_datagram_endpoint",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "subprocess_shell",
+    "subprocess_exec",
+    "add_reader",
+    "remove_reader",
+    "add_writer",
+    "remove_writer",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendto",
+    "sock_connect",
+    "sock_accept",
+    "sock_sendfile",
+    "add_signal_handler",
+    "remove_signal_handler",
+    "set_default_executor",
+    "run_forever",
+    "run_until_complete",
+    "stop",
+    "close",
+]
 
 for _name in _LEAVES_THE_PROCESS:
     setattr(HandlerLoop, _name, _refuse(f"asyncio's {_name}"))
@@ -240,7 +277,21 @@ HandlerLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
 _BLOCKING_EVENTS = frozenset(
-    ["socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen", "os.system", "os.posix_spawn", "os.fork", "os.exec", "time.sleep", "_thread.start_new_thread", "urllib.Request"]
+    [
+        "socket.connect",
+        "socket.bind",
+        "socket.sendto",
+        "socket.getaddrinfo",
+        "socket.gethostbyname",
+        "subprocess.Popen",
+        "os.system",
+        "os.posix_spawn",
+        "os.fork",
+        "os.exec",
+        "time.sleep",
+        "_thread.start_new_thread",
+        "urllib.Request",
+    ]
 )
 _installed = False
 

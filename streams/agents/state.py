@@ -113,7 +113,8 @@ class StateShape:
                 arguments = typing.get_args(field.annotation)
                 self._logs[name] = TypeAdapter(arguments[0] if arguments else Any)
             else:
-                self._fields[name] = TypeAdapter(field.annotation)
+                annotation: Any = field.annotation
+                self._fields[name] = TypeAdapter(annotation)
 
     def load(self, view: StateView) -> tuple[BaseModel, dict[str, bytes]]:
         """Return the model, and the encoding of each field as it was loaded.

@@ -7,9 +7,9 @@ import os
 import signal
 import socket
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.console import Console
 from streams.cli.loading import load_app
 from streams.errors import ConfigurationError
 from streams.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from streams.cli.roles import Role
 
 console = Console(stderr=True)
 
@@ -90,7 +93,7 @@ def dev(
             run_until_signal(app, settings, roles)
 
 
-def _demo_world(module_app: str) -> object:
+def _demo_world(module_app: str) -> AbstractContextManager[object]:
     """Return a context in which the demo's provider and bank run, where it is the demo that is run."""
     if not module_app.startswith("streams.demo."):
         return nullcontext()
@@ -99,7 +102,7 @@ def _demo_world(module_app: str) -> object:
     return demo_world()
 
 
-def chosen_roles(names: list[str] | None) -> tuple[str, ...]:
+def chosen_roles(names: list[str] | None) -> tuple[Role, ...]:
     """Return the roles asked for, all when none is named.
 
     Raises:
@@ -110,7 +113,7 @@ def chosen_roles(names: list[str] | None) -> tuple[str, ...]:
     for name in names or ():
         if name not in ROLES:
             raise ConfigurationError(f"{name!r} is not a role; roles are {', '.join(ROLES)}")
-    return tuple(names) if names else ROLES
+    return tuple(role for role in ROLES if not names or role in names)
 
 
 def given_addresses() -> tuple[str | None, str | None]:
@@ -143,7 +146,7 @@ def create_topics(module_app: str, settings: Settings) -> None:
     asyncio.run(create())
 
 
-async def _supervise(module_app: str, roles: tuple[str, ...], processes: int) -> None:
+async def _supervise(module_app: str, roles: tuple[Role, ...], processes: int) -> None:
     from streams.cli.supervisor import Child, Supervisor
 
     options = [word for role in roles for word in ("--role", role)]

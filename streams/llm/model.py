@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar, overload
 
 import orjson
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from streams.agents.outcome import Failure, Outcome
 from streams.agents.run import current_run
 from streams.agents.signature import explain
-from streams.errors import ConfigurationError, HandlerError, InvalidInput, ModelRefused
+from streams.errors import ConfigurationError, HandlerError, InvalidInput, ModelRefused, named
 from streams.llm.messages import Message, Reply, Tokens, ToolRequest
 from streams.records.journal import Completion
 from streams.tools.tool import Tool
@@ -95,7 +96,7 @@ class Model:
                 f"model {self.name!r} was asked outside of a handler; ask it in one, or test with streams.testing"
             )
         conversation = [Message(role="user", content=messages)] if isinstance(messages, str) else list(messages)
-        adapter: TypeAdapter[Any] = TypeAdapter(output)
+        adapter = _adapter(output)
         bound = max_output_tokens or self.max_output_tokens
         body: dict[str, Any] = {
             "messages": [message.to_wire() for message in conversation],
@@ -106,10 +107,10 @@ class Model:
         if tools:
             body["tools"] = [describe(tool) for tool in tools]
         if output is not str:
-            body["schema"] = adapter.json_schema()
+            body["schema"] = _schema(output)
         payload = orjson.dumps(body)
         by_name = {tool.name: tool for tool in tools}
-        spec = ChatSpec(self, by_name, adapter, output is str, bound, timeout or self.max_wait_s, stream)
+        spec: ChatSpec[Any] = ChatSpec(self, by_name, adapter, output is str, bound, timeout or self.max_wait_s, stream)
         reply: Reply[Any] = await run.request("llm", self.name, payload, spec)
         return reply
 
@@ -141,9 +142,7 @@ class ChatSpec(Generic[T]):
         if completion.status == "invalid":
             raise ModelRefused(completion.error_message)
         if completion.status == "raised":
-            from streams import errors
-
-            raise getattr(errors, completion.error_type, HandlerError)(completion.error_message)
+            raise named(completion.error_type)(completion.error_message)
         value = orjson.loads(completion.value or b"{}")
         usage = Tokens(completion.input_tokens, completion.output_tokens, completion.cost)
         calls = tuple(ToolRequest(**call) for call in value.get("tool_calls", ()))
@@ -184,7 +183,9 @@ class ChatSpec(Generic[T]):
             arguments = tool.arguments.decode(request.arguments.encode())
             payload = tool.arguments.encode((), arguments)
             outcome: Outcome[Any] = await run.request("tool", tool.name, payload, tool)
-        except (InvalidInput, HandlerError, *tool.raises) as error:
+        except (InvalidInput, HandlerError) as error:
+            return f"error: {type(error).__name__}: {error}"
+        except tool.raises as error:
             return f"error: {type(error).__name__}: {error}"
         return tool.returns.dump_json(outcome.value).decode() if outcome.value is not None else "null"
 
@@ -204,6 +205,17 @@ class ChatSpec(Generic[T]):
     def input_tokens(self, payload: bytes) -> int:
         """Return an estimate of the request's input tokens, for budgets and limits."""
         return len(payload) // CHARACTERS_PER_TOKEN + TOKENS_PER_MESSAGE
+
+
+@cache
+def _adapter(output: Any) -> TypeAdapter[Any]:
+    """Return the adapter of an output type; making one takes a hundred times as long as using it."""
+    return TypeAdapter(output)
+
+
+@cache
+def _schema(output: Any) -> dict[str, Any]:
+    return _adapter(output).json_schema()
 
 
 def describe(tool: Tool[Any, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def decode_as(kind: type[R], data: bytes) -> R:
     return record
 
 
-def fingerprint_of(schema: dict[str, Any]) -> bytes:
+def fingerprint_of(schema: Any) -> bytes:
     """Return the 8 bytes, little endian, by which single-object encoding names a schema."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
 
@@ -138,7 +138,7 @@ def _register() -> tuple[dict[type[Any], Callable[[Any], bytes]], dict[bytes, Ca
         encoders[record] = _make_encoder(record, schema, MARKER + name)
         decoders[name] = _make_decoder(record, schema, None)
     for path in schema_files("released"):
-        old = parse_schema(json.loads(path.read_text(encoding="utf-8")))
+        old: Any = parse_schema(json.loads(path.read_text(encoding="utf-8")))
         known = by_name.get(str(old["name"]).rpartition(".")[2])
         if known is not None:
             decoders.setdefault(fingerprint_of(old), _make_decoder(known[0], old, known[1]))
