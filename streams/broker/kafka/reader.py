@@ -1,7 +1,12 @@
-"""Reading hand-assigned partitions with one aiokafka consumer that is a member of no group."""
+"""Reading hand-assigned partitions with one aiokafka consumer that is a member of no group.
+
+A paused partition is one that a poll does not ask for: what was fetched of it stays in the buffer, so that `resume`
+finds it there. aiokafka's own pause drops the buffer, and fetching it again waits for a long poll to end.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Self
@@ -29,7 +34,10 @@ class KafkaReader:
         self._group = group
         self._bounds = bounds
         self._consumer: Any = None
+        self._assigned: tuple[TopicPartition, ...] = ()
         self._assigned_at_ms = 0.0
+        self._paused: set[TopicPartition] = set()
+        self._waiter: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         def make() -> Any:
@@ -47,6 +55,8 @@ class KafkaReader:
     async def assign(self, positions: Mapping[Partition, int]) -> None:
         """Replace the assignment; see the port."""
         consumer = self._consumer
+        self._paused.clear()
+        self._assigned = tuple(TopicPartition(*p) for p in positions)
         if not positions:
             consumer.unsubscribe()
             return
@@ -57,7 +67,7 @@ class KafkaReader:
                     raise self._connection.translate(
                         kafka_errors.UnknownTopicOrPartitionError(f"{partition.topic}[{partition.number}]"), "assigning"
                     )
-            consumer.assign([TopicPartition(*p) for p in positions])
+            consumer.assign(self._assigned)
             for partition, offset in positions.items():
                 consumer.seek(TopicPartition(*partition), offset)
         self._assigned_at_ms = time.time() * 1000
@@ -66,16 +76,19 @@ class KafkaReader:
         self, partitions: Collection[Partition] = (), *, max_records: int = 500, timeout_s: float = 1.0
     ) -> dict[Partition, list[LogRecord]]:
         """Return what has arrived; see the port. Raises BrokerUnavailable once nothing was heard for too long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        asked = tuple(TopicPartition(*p) for p in partitions)
         try:
-            fetched = await self._consumer.getmany(
-                *[TopicPartition(*p) for p in partitions], timeout_ms=timeout_s * 1000, max_records=max_records
-            )
+            while not (fetched := await self._buffered(asked, max_records)):
+                if (left_s := deadline - loop.time()) <= 0:
+                    self._raise_if_silent(asked)
+                    return {}
+                await self._news(loop, left_s)
         except kafka_errors.OffsetOutOfRangeError as error:
             raise await self._out_of_range(error) from error
         except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError) as error:
             raise self._connection.translate(error, "reading") from error
-        if not fetched:
-            self._raise_if_silent(partitions)
         return {
             Partition(*source): [
                 LogRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers) for r in records
@@ -84,12 +97,14 @@ class KafkaReader:
         }
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        """Stop returning records of *partitions*; those buffered are fetched again after `resume`."""
-        self._consumer.pause(*[TopicPartition(*p) for p in partitions])
+        """Stop returning records of *partitions*."""
+        self._paused.update(TopicPartition(*p) for p in partitions)
 
     def resume(self, partitions: Collection[Partition]) -> None:
-        """Undo `pause`."""
-        self._consumer.resume(*[TopicPartition(*p) for p in partitions])
+        """Undo `pause`, and let a poll that waits look again."""
+        self._paused.difference_update(TopicPartition(*p) for p in partitions)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def position(self, partition: Partition) -> int:
         """Offset of the next record to be returned."""
@@ -109,6 +124,25 @@ class KafkaReader:
             async with self._connection.bounded("committing positions"):
                 await self._consumer.commit({TopicPartition(*p): offset for p, offset in positions.items()})
 
+    async def _buffered(self, asked: tuple[TopicPartition, ...], max_records: int) -> dict[TopicPartition, list[Any]]:
+        """Take what is in the buffer and may be returned."""
+        if self._paused:
+            asked = tuple(p for p in asked or self._assigned if p not in self._paused)
+            if not asked:
+                return {}
+        fetched: dict[TopicPartition, list[Any]] = await self._consumer.getmany(*asked, max_records=max_records)
+        return fetched
+
+    async def _news(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        """Wait until something was fetched or resumed. The waiter is aiokafka's own, which getmany waits on too."""
+        waiter = self._waiter = self._consumer._fetcher._create_fetch_waiter()
+        timer = loop.call_later(timeout_s, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
     async def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> BrokerError:
         source, offset = next(iter(error.args[0].items()))
         partition = Partition(*source)
@@ -118,14 +152,19 @@ class KafkaReader:
             "retention has passed it or the topic was made anew, so records are missing"
         )
 
-    def _raise_if_silent(self, partitions: Collection[Partition]) -> None:
+    def _raise_if_silent(self, asked: tuple[TopicPartition, ...]) -> None:
         """Raise when no fetch of any partition that should be read was answered within the request timeout."""
         consumer = self._consumer
-        paused = consumer.paused()
-        wanted = {TopicPartition(*p) for p in partitions} or consumer.assignment()
         heard_ms = [
-            max(consumer.last_poll_timestamp(p) or 0.0, self._assigned_at_ms) for p in wanted if p not in paused
+            max(consumer.last_poll_timestamp(p) or 0.0, self._assigned_at_ms)
+            for p in asked or self._assigned
+            if p not in self._paused
         ]
         silent_s = time.time() - max(heard_ms) / 1000 if heard_ms else 0.0
         if silent_s > self._connection.settings.request_timeout_s + 1.0:
             raise self._connection.unavailable(f"has not answered for {silent_s:.0f} s")
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

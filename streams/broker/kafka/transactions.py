@@ -14,8 +14,8 @@ from typing import Any
 import aiokafka.producer.sender
 from aiokafka import errors as kafka_errors
 
+from streams.broker.kafka.batches import Batch, check_size, place_of
 from streams.broker.kafka.client import Connection, quietly
-from streams.broker.kafka.producer import check_size, partition_of
 from streams.broker.port import Message
 from streams.errors import BrokerError, BrokerUnavailable, CommitAmbiguous, Fenced
 
@@ -64,18 +64,18 @@ class KafkaTransactions:
                         await self._connection.wait_for_topics(client, {m.topic for m in messages})
                 await producer.begin_transaction()
                 now_ms = int(time.time() * 1000)
-                open_batches: dict[tuple[str, int], _Batch] = {}
-                batches: list[_Batch] = []
-                for index, message in enumerate(messages):
-                    number = message.partition
-                    if number is None or number not in cluster.partitions_for_topic(message.topic):
-                        number = partition_of(message, cluster)
-                    place = (message.topic, number)
-                    batch = open_batches.get(place)
-                    if batch is None or not batch.add(message, index, now_ms):
-                        batch = open_batches[place] = _Batch(place, producer.create_batch())
+                filling: dict[tuple[str, int], Batch] = {}
+                batches: list[Batch] = []
+                found: list[tuple[Batch, int]] = []
+                for message in messages:
+                    place = place_of(message, cluster)
+                    batch = filling.get(place)
+                    relative = -1 if batch is None else batch.add(message, now_ms)
+                    if batch is None or relative < 0:
+                        batch = filling[place] = Batch(place, producer.create_batch())
                         batches.append(batch)
-                        batch.add(message, index, now_ms)
+                        relative = batch.add(message, now_ms)
+                    found.append((batch, relative))
                 sent = [await producer.send_batch(b.builder, b.place[0], partition=b.place[1]) for b in batches]
                 written = await asyncio.gather(*sent)
         except BrokerError:
@@ -86,11 +86,8 @@ class KafkaTransactions:
             ) from error
         except (kafka_errors.KafkaError, kafka_errors.IllegalOperation, AssertionError) as error:
             raise self._translate(error, "writing") from error
-        offsets = [0] * len(messages)
-        for batch, metadata in zip(batches, written, strict=True):
-            for relative, index in enumerate(batch.indexes):
-                offsets[index] = metadata.offset + relative
-        return tuple(offsets)
+        base = {id(batch): metadata.offset for batch, metadata in zip(batches, written, strict=True)}
+        return tuple(base[id(batch)] + relative for batch, relative in found)
 
     async def commit(self) -> None:
         """Commit what was written."""
@@ -141,27 +138,6 @@ def _mark_as_read(producer: Any) -> None:
     for future in futures:
         if future is not None and future.done() and not future.cancelled():
             future.exception()
-
-
-class _Batch:
-    """Records of one partition, and where they stand in the transaction."""
-
-    __slots__ = ("builder", "indexes", "place")
-
-    def __init__(self, place: tuple[str, int], builder: Any) -> None:
-        self.place = place
-        self.builder = builder
-        self.indexes: list[int] = []
-
-    def add(self, message: Message, index: int, now_ms: int) -> bool:
-        """Append *message*; False when the batch is full."""
-        added = self.builder.append(
-            timestamp=now_ms, key=message.key, value=message.value, headers=list(message.headers)
-        )
-        if added is None:
-            return False
-        self.indexes.append(index)
-        return True
 
 
 _FENCED = (
