@@ -7,6 +7,7 @@ reporter and sequence, and writes are fenced.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 
@@ -21,6 +22,10 @@ from streams.records.topics import Catalogue
 
 def faust_app(kafka: KafkaSettings, catalogue: Catalogue, settings: ControlSettings, plane: ControlPlane) -> Any:
     """Return the app, not started. Make it inside the running event loop."""
+    for library in ("faust", "mode"):
+        # At INFO it tells every part of itself that starts or stops. Whoever set a level wants that.
+        if logging.getLogger(library).level == logging.NOTSET:
+            logging.getLogger(library).setLevel(logging.WARNING)
     app: Any = faust.App(
         f"{catalogue.namespace}-control",
         broker=[f"kafka://{address.strip()}" for address in kafka.bootstrap_servers.split(",")],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+import orjson
 from psycopg.types.json import Jsonb
 
 from streams.records.invocations import Result
@@ -79,7 +80,7 @@ def _state_row(delta: StateDelta) -> tuple[Any, ...]:
         delta.owner,
         delta.record,
         delta.value,
-        Jsonb(delta.vector),
+        Jsonb(delta.vector, dumps=orjson.dumps),
         delta.epoch,
         delta.sequence,
         delta.writer,
