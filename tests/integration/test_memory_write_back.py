@@ -11,7 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from streams.broker.kafka.broker import KafkaBroker
 from streams.broker.kafka.settings import KafkaSettings
@@ -285,3 +288,31 @@ async def test_tables_of_a_newer_version_are_refused(postgres):
             await connection.execute("INSERT INTO schema_versions (version, name) VALUES (99, 'later')")
         with pytest.raises(StoreError, match="is of version 99, this code knows up to 2"):
             await store.check()
+
+
+async def test_a_postgres_that_accepts_and_stays_silent_is_given_up_in_time():
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = MemorySettings(dsn=f"postgresql://app@127.0.0.1:{port}/streams")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=rf"app@127.0.0.1:{port}/streams"):
+        async with PostgresStore(settings, "payments"):
+            pass
+    assert time.monotonic() - started < 15
+    server.close()
+
+
+async def test_a_missing_right_is_named(postgres):
+    role = f"mem_{uuid.uuid4().hex[:8]}"
+    async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as admin:
+        await admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'pw'").format(sql.Identifier(role)))
+        try:
+            dsn = make_conninfo(postgres, user=role, password="pw")
+            async with PostgresStore(MemorySettings(dsn=dsn), role) as store:
+                with pytest.raises(StoreError, match=r"does not allow migrating: permission denied for database"):
+                    await store.migrate()
+        finally:
+            await admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
