@@ -20,7 +20,7 @@ from streams.testing.virtual_time import run
 CATALOGUE = Catalogue("ns", 1)
 SETTINGS = ControlSettings(
     breaker=BreakerPolicy(window_calls=10, minimum_calls=5, open_s=5, jitter=0, probe_lease_s=2),
-    backpressure={"target_records": 5, "slow_records": 20, "close_records": 50, "dwell_s": 1},  # type: ignore[arg-type]
+    backpressure={"target_records": 5, "slow_records": 20, "close_records": 50, "dwell_s": 1},
 )
 
 
