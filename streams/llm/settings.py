@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -20,6 +20,8 @@ from streams.llm.limits import KeyLimits, Limit
 
 if TYPE_CHECKING:
     from streams.app import App
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9]+")
 
@@ -109,7 +111,7 @@ class LlmSettings(BaseModel):
 
     pools: dict[str, PoolSettings] = Field(default_factory=dict)
     max_held: int = Field(default=2_500, ge=1, le=1_000_000)
-    tenant_weights: dict[str, float] = Field(default_factory=dict)
+    tenant_weights: dict[str, Weight] = Field(default_factory=dict)
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)
     tokens_flush_s: float = Field(default=0.05, gt=0, le=10)
     drain_s: float = Field(default=5.0, ge=0, le=600)
@@ -168,13 +170,10 @@ def check_pools(
         for other in pool.fallback_pools:
             if other not in settings.pools or other == name:
                 raise ConfigurationError(
-                    f"fallback_pools of model pool {name!r} names {other!r}, which is not another pool; there are {known}"
+                    f"fallback_pools of model pool {name!r} names {other!r}, not another pool; there are {known}"
                 )
         if name not in provided:
             load_keys(name, pool, environ)
-    for tenant, weight in settings.tenant_weights.items():
-        if not weight > 0:
-            raise ConfigurationError(f"weight {weight} of tenant {tenant!r} in llm.tenant_weights must be above 0")
 
 
 def _default_variables(name: str, pool: PoolSettings) -> list[str]:

@@ -1,0 +1,246 @@
+"""Answers LLM requests: which pools are asked, how often, and what becomes of a request that none of them answers.
+
+A rate limit is waited for until the request's deadline. An error of the endpoint is retried with growing pauses; while
+a pool cannot answer its fallback pools are asked in order, then it is waited for up to `max_hold_s`. What the provider
+refuses (400) is answered with its words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+
+import orjson
+
+from streams.llm.bucket import NeverFits
+from streams.llm.chat import ChatRequest, ChatResponse
+from streams.llm.pool import Down, Expired, Pool
+from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
+from streams.llm.providers import OnText
+from streams.llm.usage import Usage
+from streams.records.control import BreakerState, OutcomeDigest
+from streams.records.steps import LlmRequest, LlmResult
+
+IMPATIENT_FAILURES = 2
+"""Failed calls after which the next pool is asked, where there is one."""
+
+FIRST_BACKOFF_S = 0.25
+LAST_BACKOFF_S = 8.0
+BYTES_PER_TOKEN = 4
+
+OpenStream = Callable[[], OnText]
+"""Begins a stream of pieces; once for each call, so that a repeated call starts over."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request on its way."""
+
+    request: LlmRequest
+    chat: ChatRequest
+    arrived: float
+    deadline: float
+    stream: OpenStream | None
+    attempts: int = 0
+    held_s: float = 0.0
+    failing_s: float = 0.0
+    problem: str = ""
+
+
+class Dispatcher:
+    """Answers requests for models of several pools.
+
+    Args:
+        pools: By name, as in `LlmRequest.model`.
+        max_result_bytes: Largest answer that a record can carry.
+        clock: Seconds of a clock that only grows; *now* is the time of day in seconds since the epoch.
+        rng: For the jitter of retries.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        *,
+        max_result_bytes: int,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        rng: Random | None = None,
+    ) -> None:
+        self.pools = dict(pools)
+        self._by_dependency = {pool.guard.dependency: pool for pool in pools.values()}
+        self._max_result_bytes = max_result_bytes
+        self._clock = clock
+        self._now = now
+        self._random = rng or Random()
+
+    async def answer(self, request: LlmRequest, stream: OpenStream | None = None) -> LlmResult:
+        """Return the outcome of a request. Failures are outcomes too; nothing is raised for them.
+
+        Args:
+            stream: Gets the pieces of the answer while it is written.
+        """
+        arrived = self._clock()
+        pool = self.pools.get(request.model)
+        if pool is None:
+            known = ", ".join(sorted(self.pools)) or "none"
+            problem = f"this dispatcher has no model pool {request.model!r}; it has {known}"
+            return _result(request, "failed", "outage", problem, attempts=0)
+        try:
+            chat = ChatRequest.from_payload(request.request, model="", request_id=_request_id(request))
+        except ValueError as error:
+            return _result(request, "invalid", "", f"not a request to a model: {error}", attempts=0)
+        deadline = arrived + request.deadline_ms / 1000 - self._now()
+        asked = _Asked(request, chat, arrived, deadline, stream)
+        for station, patient in self._route(pool):
+            if (result := await self._ask(station, asked, patient=patient)) is not None:
+                return result
+        return self._failed(asked, "outage", asked.problem)
+
+    def follow(self, state: BreakerState) -> None:
+        """Follow the fleet's record of a breaker."""
+        pool = self._by_dependency.get(state.dependency)
+        if pool is not None and pool.guard.apply(state):
+            pool.pump()
+
+    def drain(self, now_ms: int) -> tuple[OutcomeDigest, ...]:
+        """Return what the endpoints did since the last call, for the `outcomes` topic."""
+        return tuple(digest for pool in self.pools.values() for digest in pool.guard.drain(now_ms))
+
+    def share(self, part: float) -> None:
+        """Use only a part of every limit: other processes use the rest."""
+        for pool in self.pools.values():
+            pool.share(part)
+
+    def _route(self, pool: Pool) -> list[tuple[Pool, bool]]:
+        """Return which pools are asked one after the other, and whether a pool that is down is waited for."""
+        others = [(self.pools[name], False) for name in pool.settings.fallback_pools]
+        return [(pool, False), *others, (pool, True), *others] if others else [(pool, True)]
+
+    async def _ask(self, pool: Pool, asked: _Asked, *, patient: bool) -> LlmResult | None:
+        """Ask one pool until it answers; None when another one should be asked."""
+        settings, request, failures = pool.settings, asked.request, 0
+        bound = asked.chat.max_output_tokens or request.max_output_tokens or settings.max_output_tokens
+        chat = replace(asked.chat, model=settings.model, max_output_tokens=bound)
+        estimate = Usage(max(1, request.input_tokens or len(request.request) // BYTES_PER_TOKEN), bound)
+        while True:
+            waits_since = self._clock()
+            try:
+                turn = await pool.turn(
+                    request.tenant,
+                    request.priority,
+                    estimate,
+                    arrived=asked.arrived,
+                    deadline=asked.deadline,
+                    patient=patient,
+                )
+            except Expired:
+                return self._failed(asked, "deadline", asked.problem or "the deadline passed before a key was free")
+            except NeverFits as error:
+                return self._failed(asked, "too_large", str(error))
+            except Down as error:
+                asked.problem = asked.problem or f"model pool {pool.name!r} is down: {error}"
+                return None
+            started = self._clock()
+            asked.held_s += started - waits_since
+            asked.attempts += 1
+            try:
+                on_text = asked.stream() if asked.stream is not None and request.stream else None
+                response = await pool.call(turn, chat, asked.deadline - started, on_text)
+            except Refused as error:
+                return self._failed(asked, "", str(error), status="invalid", error_type=f"Refused{error.status}")
+            except Throttled as error:
+                if error.retry_after_s is None and "too large" in str(error).lower():
+                    return self._failed(asked, "too_large", str(error))
+                asked.problem = f"429 from {pool.name!r}: {error}"
+            except Unauthorized as error:
+                asked.problem = f"a key of {pool.name!r} is not accepted: {error}"
+            except Unavailable as error:
+                failures += 1
+                asked.problem = f"{pool.name!r}: {error}"
+                pause_s = self._pause(failures, error.headers.retry_after_s)
+                asked.failing_s += self._clock() - started + pause_s
+                if not patient and failures >= IMPATIENT_FAILURES:
+                    return None
+                if settings.on_outage == "fallback" and asked.failing_s > settings.max_hold_s:
+                    return None
+                if self._clock() + pause_s >= asked.deadline:
+                    return self._failed(asked, "deadline", asked.problem)
+                await asyncio.sleep(pause_s)
+            else:
+                return self._answered(asked, pool, response, estimate, self._clock() - started)
+
+    def _pause(self, failures: int, retry_after_s: float | None) -> float:
+        longest = min(FIRST_BACKOFF_S * 2.0 ** (failures - 1), LAST_BACKOFF_S)
+        return max(longest * (0.5 + self._random.random() / 2), min(retry_after_s or 0.0, LAST_BACKOFF_S))
+
+    def _answered(
+        self, asked: _Asked, pool: Pool, response: ChatResponse, estimate: Usage, elapsed_s: float
+    ) -> LlmResult:
+        value = orjson.dumps(
+            {
+                "text": response.text,
+                "tool_calls": [
+                    {"id": call.id, "name": call.name, "arguments": call.arguments} for call in response.tool_calls
+                ],
+                "finish_reason": response.finish_reason,
+            }
+        )
+        if len(value) > self._max_result_bytes:
+            problem = (
+                f"answer of {len(value) / 1e6:.2f} MB exceeds {self._max_result_bytes / 1e6:.2f} MB "
+                "(max_payload_bytes); lower max_output_tokens or raise the setting"
+            )
+            return self._failed(asked, "unencodable", problem)
+        used = response.usage or Usage(estimate.input_tokens, math.ceil(len(value) / BYTES_PER_TOKEN))
+        settings, request = pool.settings, asked.request
+        return LlmResult(
+            invocation=request.invocation,
+            incarnation=request.incarnation,
+            step=request.step,
+            model=request.model,
+            status="ok",
+            value=value,
+            attempts=asked.attempts,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cost=(used.input_tokens * settings.input_price + used.output_tokens * settings.output_price) / 1e6,
+            elapsed_s=elapsed_s,
+            held_s=asked.held_s,
+            served_by=f"{pool.name}:{settings.model}",
+        )
+
+    def _failed(
+        self, asked: _Asked, cause: str, problem: str, *, status: str = "failed", error_type: str = ""
+    ) -> LlmResult:
+        return _result(
+            asked.request, status, cause, problem, attempts=asked.attempts, error_type=error_type,
+            elapsed_s=self._clock() - asked.arrived, held_s=asked.held_s,
+        )  # fmt: skip
+
+
+def _result(
+    request: LlmRequest, status: str, cause: str, problem: str, *, attempts: int, error_type: str = "",
+    elapsed_s: float = 0.0, held_s: float = 0.0,
+) -> LlmResult:  # fmt: skip
+    return LlmResult(
+        invocation=request.invocation,
+        incarnation=request.incarnation,
+        step=request.step,
+        model=request.model,
+        status=status,
+        error_type=error_type,
+        error_message=problem,
+        cause=cause,
+        attempts=attempts,
+        elapsed_s=elapsed_s,
+        held_s=held_s,
+    )
+
+
+def _request_id(request: LlmRequest) -> str:
+    """Return a name that is the same each time the request is sent, and tells the provider nothing about customers."""
+    return hashlib.blake2b(str(request.id).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,314 @@
+"""One pool at work: gives requests their turn, makes the calls, and keeps keys, breaker and buckets told.
+
+Nothing runs here by itself: a request's own coroutine waits for its turn and then makes the call, and whatever changes
+what may start next (a request, the end of a call, a timer, the fleet's breaker) asks the scheduler again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from streams.breakers import Guard
+from streams.breakers.guard import Admitted
+from streams.breakers.refusal import Refusal
+from streams.llm.chat import ChatRequest, ChatResponse
+from streams.llm.fair_queue import Held
+from streams.llm.key_buckets import KeyBuckets
+from streams.llm.pool_status import PoolCounts, PoolStatus
+from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
+from streams.llm.providers import OnText, Provider
+from streams.llm.scheduler import Grant, Scheduler
+from streams.llm.settings import PoolSettings
+from streams.llm.usage import Usage
+
+log = logging.getLogger(__name__)
+
+KEY_OUT_S = 300.0
+"""A key that the provider does not accept is tried again after this long: quotas are raised, and providers err."""
+
+COOL_DOWN_S = 1.0
+"""After a 429 that does not say when to come back; twice as long after each further one in a row."""
+
+MAX_COOL_DOWN_S = 60.0
+DOWN_POLL_S = 1.0
+TIMER_S = 0.001
+"""Timers of event loops are not finer than this."""
+
+
+class Down(Exception):
+    """The pool cannot answer now: its endpoint's breaker is open, or no key is accepted."""
+
+
+class Expired(Exception):
+    """The deadline passed before the request had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    """Who waits for a turn. An impatient one leaves when the pool goes down."""
+
+    future: asyncio.Future[Turn]
+    patient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Leave to make one call; hand it to `Pool.call`."""
+
+    grant: Grant[_Waiter]
+    admitted: Admitted
+
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Pool:
+    """See the module.
+
+    Attributes:
+        guard: Breaker of the endpoint.
+        clock: Seconds of a clock that only grows; *now* is the time of day.
+    """
+
+    name: str
+    settings: PoolSettings
+    secrets: Sequence[SecretStr]
+    provider: Provider
+    guard: Guard
+    clock: Clock
+    now: Clock
+    weights: Mapping[str, float] = field(default_factory=dict)
+    counts: PoolCounts = field(default_factory=PoolCounts)
+
+    _scheduler: Scheduler[_Waiter] = field(init=False)
+    _throttles: list[int] = field(init=False)
+    _timer: asyncio.TimerHandle | None = field(init=False, default=None)
+    _rings_at: float = field(init=False, default=math.inf)
+    _down_since: float = field(init=False, default=math.inf)
+    _why_down: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        start, follow, limits = self.clock(), self.settings.follow_headers, self.settings.key_limits()
+        keys = [
+            KeyBuckets(f"{self.name}/{number}", limits, start, full=self.settings.start_full, follow=follow)
+            for number in range(1, len(self.secrets) + 1)
+        ]
+        self._scheduler = Scheduler(keys, self.weights)
+        self._throttles = [0] * len(keys)
+
+    @property
+    def down(self) -> str:
+        """Why the pool cannot answer; empty when it can, as far as is known."""
+        return self._why_down
+
+    async def turn(
+        self, tenant: str, priority: str, estimate: Usage, *, arrived: float, deadline: float, patient: bool
+    ) -> Turn:
+        """Wait until a call may be made.
+
+        Args:
+            arrived: When the request came first; a retry keeps its age.
+            patient: Wait for a pool that is down, up to its `max_hold_s`; otherwise leave it at once.
+
+        Raises:
+            Down: The pool cannot answer, and the request does not wait (any longer).
+            Expired: *deadline* passed.
+            NeverFits: The request is larger than the limits allow at once.
+        """
+        now = self.clock()
+        if deadline <= now:
+            raise Expired
+        future: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+        held = Held(_Waiter(future, patient), tenant, priority, estimate, arrived, deadline)
+        self._scheduler.add(held, now)
+        self.pump()
+        if self._why_down and not patient and not future.done():
+            self._scheduler.remove(held)
+            raise Down(self._why_down)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._scheduler.remove(held)
+            if not future.cancelled() and future.exception() is None:
+                self._scheduler.cancel(future.result().grant, self.clock())
+                self.pump()
+            raise
+
+    async def call(
+        self, turn: Turn, request: ChatRequest, timeout_s: float, on_text: OnText | None = None
+    ) -> ChatResponse:
+        """Make the call that *turn* allows.
+
+        Args:
+            timeout_s: At most the pool's own is used; one that the caller's deadline cut short says nothing about the
+                endpoint.
+
+        Raises:
+            ProviderError: See `streams.llm.provider_errors`.
+        """
+        grant, started = turn.grant, self.clock()
+        limit_s = min(timeout_s, self.settings.timeout_s)
+        used: Usage | None = None
+        self.counts.sent += 1
+        try:
+            response = await self._complete(request, self.secrets[grant.key].get_secret_value(), limit_s, on_text)
+            used = response.usage
+            self._throttles[grant.key] = 0
+            self._scheduler.keys[grant.key].follow(response.headers, grant.reservation, self.clock())
+            self._record(turn, started)
+            return response
+        except ProviderError as error:
+            used = self._failed(turn, error, started, cut=limit_s < self.settings.timeout_s)
+            raise
+        finally:
+            self._scheduler.settle(grant, used, self.clock())
+            self.pump()
+
+    def pump(self) -> None:
+        """Give a turn to every request that can have one now, and come back when the next one can."""
+        now, scheduler = self.clock(), self._scheduler
+        for leaver in scheduler.leaving(now):
+            _dismiss(leaver.held, leaver.problem or Expired())
+        wait = self._give_turns(now)
+        if self._why_down:
+            self._give_up(now)
+        self._come_back(min(wait, scheduler.queue.next_deadline()), now)
+
+    def share(self, part: float) -> None:
+        """Use only a part of the limits: other processes use the rest."""
+        self._scheduler.change(self.settings.key_limits(part), self.clock())
+        self.pump()
+
+    def status(self) -> PoolStatus:
+        """Return what is held, what runs, and what is left of each limit."""
+        now, scheduler = self.clock(), self._scheduler
+        oldest = scheduler.queue.oldest()
+        return PoolStatus(
+            self.name,
+            len(scheduler),
+            scheduler.running,
+            now - oldest.arrived if oldest else 0.0,
+            self._why_down,
+            tuple(key.status(now) for key in scheduler.keys),
+            self.counts,
+        )
+
+    def stop(self) -> None:
+        """Set no timer any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_turns(self, now: float) -> float:
+        """Return when to try again."""
+        scheduler = self._scheduler
+        while len(scheduler):
+            if not scheduler.usable_keys(now):
+                return min(self._go_down("the provider accepts none of its keys", now), scheduler.next_key_back(now))
+            choice = scheduler.choose(now)
+            if isinstance(choice, float):
+                return choice
+            admitted = self.guard.admit(int(self.now() * 1000))
+            if isinstance(admitted, Refusal):
+                until = now + max(0.05, admitted.until_ms / 1000 - self.now())
+                return min(self._go_down(f"breaker {admitted.phase}: {admitted.reason}", now), until)
+            if self._why_down and not admitted.probe:
+                log.warning("model pool %r is up again", self.name)
+                self._why_down, self._down_since = "", math.inf
+            grant = scheduler.take(choice, now)
+            if not _turn(grant.held, Turn(grant, admitted)):
+                scheduler.cancel(grant, now)
+        return math.inf
+
+    def _go_down(self, why: str, now: float) -> float:
+        """Note that no call can be made; return when to look again."""
+        if not self._why_down:
+            log.warning("model pool %r is down: %s", self.name, why)
+            self._down_since = now
+            for held in [held for held in self._scheduler.queue if not held.item.patient]:
+                self._scheduler.remove(held)
+                _dismiss(held, Down(why))
+        self._why_down = why
+        return now + DOWN_POLL_S
+
+    def _give_up(self, now: float) -> None:
+        """Let go of those that have waited for a pool that is down as long as they may."""
+        if self.settings.on_outage == "hold":
+            return
+        queue, hold_s = self._scheduler.queue, self.settings.max_hold_s
+        while (held := queue.oldest()) is not None and max(held.added, self._down_since) + hold_s <= now:
+            self._scheduler.remove(held)
+            _dismiss(held, Down(self._why_down))
+
+    def _come_back(self, at: float, now: float) -> None:
+        if at == math.inf or (self._timer is not None and self._rings_at <= at):
+            return
+        self.stop()
+        self._rings_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(at - now, TIMER_S), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.pump()
+
+    async def _complete(self, request: ChatRequest, key: str, timeout_s: float, on_text: OnText | None) -> ChatResponse:
+        try:
+            return await self.provider.complete(request, key, timeout_s, on_text)
+        except ProviderError:
+            raise
+        except Exception as error:
+            # An adapter that breaks its promise must not end the role, which would meet the same request again.
+            raise Unavailable("malformed", f"{self.provider.name} raised {type(error).__name__}: {error}") from error
+
+    def _failed(self, turn: Turn, error: ProviderError, started: float, *, cut: bool) -> Usage | None:
+        """Tell key and breaker what went wrong; return what the call used, None when nobody knows."""
+        index, now = turn.grant.key, self.clock()
+        key = self._scheduler.keys[index]
+        key.follow(error.headers, turn.grant.reservation, now)
+        match error:
+            case Unavailable():
+                self.counts.unavailable += 1
+                if not (cut and error.kind == "timeout"):
+                    self._record(turn, started, error.kind)
+                return None
+            case Throttled():
+                self.counts.throttled += 1
+                in_a_row = self._throttles[index]
+                self._throttles[index] = in_a_row + 1
+                pause_s = min(COOL_DOWN_S * 2.0 ** min(in_a_row, 10), MAX_COOL_DOWN_S)
+                key.cool_down(pause_s if error.retry_after_s is None else error.retry_after_s, now)
+            case Unauthorized():
+                self._scheduler.take_out(index, now + KEY_OUT_S)
+                left = self._scheduler.usable_keys(now)
+                log.error(
+                    "key %s is not accepted and not used for %.0f s; %d of %d keys left: %s",
+                    key.key_name, KEY_OUT_S, left, len(self.secrets), error,
+                )  # fmt: skip
+        # The endpoint answered. For the breaker that only matters where it asked for a probe, or took the request.
+        if turn.admitted.probe or isinstance(error, Refused):
+            self._record(turn, started)
+        return Usage(0, 0)
+
+    def _record(self, turn: Turn, started: float, error: str = "") -> None:
+        changed = self.guard.record(turn.admitted, bool(error), self.clock() - started, int(self.now() * 1000), error)
+        if changed is not None:
+            log.warning("breaker of %s is %s here: %s", self.guard.dependency, changed.phase, changed.reason)
+
+
+def _turn(held: Held[_Waiter], turn: Turn) -> bool:
+    if held.item.future.done():
+        return False  # cancelled a moment ago
+    held.item.future.set_result(turn)
+    return True
+
+
+def _dismiss(held: Held[_Waiter], error: Exception) -> None:
+    if not held.item.future.done():
+        held.item.future.set_exception(error)

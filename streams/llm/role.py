@@ -1,0 +1,185 @@
+"""The role `llm`: works the queue of LLM requests of the partitions that this process owns.
+
+Requests stay in `llm-requests` until they are answered: after a crash the next owner finds them, and skips those that
+have a result. What is asked when, and of whom, is the dispatcher's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from pydantic import SecretStr
+
+from streams.app import App
+from streams.breakers import BreakerPolicy, Guard
+from streams.breakers.feed import breakers_table, report_outcomes
+from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
+from streams.broker.port import Broker, LogRecord, Message
+from streams.llm.dispatcher import Dispatcher
+from streams.llm.pool import Pool
+from streams.llm.pool_status import PoolStatus
+from streams.llm.providers import Provider, open_provider
+from streams.llm.settings import LlmSettings, PoolSettings, check_pools, load_keys
+from streams.llm.tokens import TokenFeed
+from streams.records import decode_as, encode, headers
+from streams.records.ids import StepId, agent_of
+from streams.records.steps import LlmRequest, LlmResult
+from streams.records.topics import Catalogue
+
+NO_KEY = (SecretStr("none"),)
+MAX_PROBE_LEASE_S = 600.0
+
+
+class LlmRole:
+    """Answers LLM requests until cancelled.
+
+    Args:
+        breaker: Thresholds of the breakers on the endpoints; by default the usual ones, with a probe lease that is
+            longer than the pool's timeout.
+        instance_id: Makes the membership static: restarted with the same one, it keeps its partitions.
+        providers: By pool, in place of the official clients.
+        now: Time of day in seconds since the epoch; *clock* is one that only grows.
+
+    Raises:
+        ConfigurationError: A model without a pool, a pool without keys, a provider that is not installed.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        broker: Broker,
+        catalogue: Catalogue,
+        settings: LlmSettings,
+        *,
+        breaker: BreakerPolicy | None = None,
+        instance_id: str | None = None,
+        providers: Mapping[str, Provider] | None = None,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        given = dict(providers or {})
+        check_pools(app, settings, provided=given)
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._now = now
+        self._random = rng or random.Random()
+        self._owned: set[int] = set()
+        reporter = f"llm-{instance_id or f'{socket.gethostname()}-{os.getpid()}'}"
+        self._pools: dict[str, Pool] = {}
+        for name, pool in settings.pools.items():
+            policy = breaker or BreakerPolicy(probe_lease_s=min(pool.timeout_s + 5.0, MAX_PROBE_LEASE_S))
+            self._pools[name] = Pool(
+                name,
+                pool,
+                NO_KEY if name in given else load_keys(name, pool),
+                given.get(name) or _open(pool),
+                Guard(f"llm:{name}", policy, reporter, self._random.random),
+                clock,
+                now,
+                settings.tenant_weights,
+            )
+        self.dispatcher = Dispatcher(
+            self._pools, max_result_bytes=catalogue.max_payload_bytes, clock=clock, now=now, rng=self._random
+        )
+        self._feed: TokenFeed | None = None
+        lanes = catalogue.lanes.get("llm-requests", ())
+        plan = QueuePlan(
+            namespace=catalogue.namespace,
+            role="llm",
+            anchor=catalogue.name("owners"),
+            calls=(catalogue.name("llm-requests"), *(catalogue.name("llm-requests", lane) for lane in lanes)),
+            results=catalogue.name("llm-results"),
+            dead_letters=catalogue.name("dead-letters"),
+            max_open=settings.max_held,
+        )
+        self.queue = OwnedQueue(broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s)
+
+    async def run(self) -> None:
+        """Join the group and answer requests until cancelled."""
+        async with AsyncExitStack() as stack:
+            for pool in self._pools.values():
+                stack.push_async_callback(pool.provider.close)
+                stack.callback(pool.stop)
+            producer = await stack.enter_async_context(self._broker.producer())
+            self._feed = TokenFeed(producer, self._catalogue.name("tokens"), self._settings.tokens_flush_s)
+            await stack.enter_async_context(
+                breakers_table(self._broker, self._catalogue, self.dispatcher.follow, random=self._random)
+            )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.queue.run(), name="llm queue")
+                tasks.create_task(self._feed.run(), name="llm tokens")
+                tasks.create_task(
+                    report_outcomes(
+                        producer,
+                        self._catalogue,
+                        self.dispatcher.drain,
+                        every_s=self._settings.breaker_report_s,
+                        now_ms=lambda: int(self._now() * 1000),
+                    ),
+                    name="llm outcomes",
+                )
+
+    def status(self) -> tuple[PoolStatus, ...]:
+        """Return what each pool holds, sends, and has left."""
+        return tuple(pool.status() for pool in self._pools.values())
+
+    @asynccontextmanager
+    async def _open(self, partition: int) -> AsyncIterator[Session]:
+        self._owned.add(partition)
+        self._share()
+        try:
+            yield _Requests(self, partition)
+        finally:
+            self._owned.discard(partition)
+            self._share()
+
+    def _share(self) -> None:
+        """Use the part of the limits that goes with the partitions owned, so that all processes keep within them."""
+        if self._owned:
+            self.dispatcher.share(len(self._owned) / self._catalogue.partitions)
+
+    async def answer(self, request: LlmRequest, partition: int) -> Message:
+        """Return the record that answers a request."""
+        assert self._feed is not None
+        stream = partial(self._feed.open, request, partition) if request.stream else None
+        result = await self.dispatcher.answer(request, stream)
+        return Message(
+            self._catalogue.name("llm-results"),
+            agent_of(request.invocation).encode(),
+            encode(result),
+            partition,
+            headers.internal("llm-result", request.traceparent),
+        )
+
+
+class _Requests:
+    """The requests of one partition; see `streams.broker.owned_queue.Session`."""
+
+    def __init__(self, role: LlmRole, partition: int) -> None:
+        self._role = role
+        self._partition = partition
+        self._answered: set[StepId] = set()
+
+    def answered(self, result: LogRecord) -> None:
+        if result.value is not None:
+            self._answered.add(decode_as(LlmResult, result.value).id)
+
+    async def handle(self, record: LogRecord) -> Message | None:
+        request = decode_as(LlmRequest, record.value or b"")
+        if request.id in self._answered:
+            self._answered.discard(request.id)
+            return None
+        return await self._role.answer(request, self._partition)
+
+
+def _open(pool: PoolSettings) -> Provider:
+    return open_provider(pool.provider, pool.base_url, connections=pool.connections)
