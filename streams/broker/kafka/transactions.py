@@ -110,9 +110,7 @@ class KafkaTransactions:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        if producer._txn_manager.is_in_transaction():
-            await quietly(producer.abort_transaction(), timeout_s)
-        await quietly(producer.stop(), timeout_s)
+        await quietly(_abort_and_stop(producer), timeout_s)
         await quietly(producer.client.close(), 1.0)
         _mark_as_read(producer)
 
@@ -128,6 +126,12 @@ class KafkaTransactions:
 
     def _is_dead(self) -> bool:
         return bool(self._producer._txn_manager.is_fatal_error())
+
+
+async def _abort_and_stop(producer: Any) -> None:
+    if producer._txn_manager.is_in_transaction():
+        await producer.abort_transaction()
+    await producer.stop()
 
 
 def _mark_as_read(producer: Any) -> None:
