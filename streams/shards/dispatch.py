@@ -29,8 +29,7 @@ from streams.shards.live import Live
 from streams.tools.tool import Tool
 
 Admission = Callable[[str, float], "str | Refusal"]
-"""Asks the replica of the breakers about a call to a dependency now: the probe's stamp (empty for an ordinary call), or a
-refusal."""
+"""Asks the replica of the breakers about a call now: the probe's stamp (empty for an ordinary call), or a refusal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class Ending:
 def conclude(live: Live, agent: Agent[Any, Any], now: float, max_payload_bytes: int) -> Ending:
     """Return what the end of a handler makes of its invocation."""
     run = live.run
-    assert run is not None and run.task is not None
+    assert run is not None
+    assert run.task is not None
     if run.task.cancelled():
         return Ending(_ended(live, now, "cancelled" if live.cancelled else "failed", _cancelled(live)))
     if (error := run.task.exception()) is not None:
