@@ -6,7 +6,7 @@ never changed here: keys would move to other shards, and with them agents away f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from streams.broker.port import Admin, TopicSpec
@@ -85,6 +85,8 @@ async def create_namespace(admin: Admin, catalogue: Catalogue, replication: int)
     Raises:
         TopicError: The broker refused a topic, or one that exists has another number of partitions.
     """
+    # Before anything is created: a wrong number must not leave a namespace of two kinds.
+    _refuse_other_partitions(catalogue, await _found(admin, catalogue))
     created = await admin.create_topics(specs(catalogue, replication))
     await ensure_partitions(admin, catalogue)
     return tuple(plan.name for plan in catalogue.topics() if plan.name in created)
@@ -107,18 +109,31 @@ async def ensure_partitions(admin: Admin, catalogue: Catalogue) -> None:
     Raises:
         TopicError: Names the topics that are missing or differ, and the way out.
     """
-    plans = list(catalogue.topics())
-    found = await admin.describe([plan.name for plan in plans], with_config=False)
-    if missing := [plan.name for plan in plans if plan.name not in found]:
+    found = await _found(admin, catalogue)
+    if missing := [plan.name for plan in catalogue.topics() if plan.name not in found]:
         raise TopicError(
-            f"{_listed(missing)} {_is(missing)} missing; create what namespace {catalogue.namespace!r} needs with "
-            "`streams topics create MODULE:APP`"
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; create what namespace "
+            f"{catalogue.namespace!r} needs with `streams topics create MODULE:APP`"
         )
-    if wrong := [plan for plan in plans if found[plan.name].partitions != plan.partitions]:
-        counts = _listed(f"{p.name} has {found[p.name].partitions} partitions, not {p.partitions}" for p in wrong)
+    _refuse_other_partitions(catalogue, found)
+
+
+async def _found(admin: Admin, catalogue: Catalogue) -> dict[str, TopicSpec]:
+    return await admin.describe([plan.name for plan in catalogue.topics()], with_config=False)
+
+
+def _refuse_other_partitions(catalogue: Catalogue, found: Mapping[str, TopicSpec]) -> None:
+    wrong: dict[tuple[int, int], list[str]] = {}
+    for plan in catalogue.topics():
+        if plan.name in found and found[plan.name].partitions != plan.partitions:
+            wrong.setdefault((found[plan.name].partitions, plan.partitions), []).append(plan.name)
+    if wrong:
+        counts = "; ".join(
+            f"{', '.join(names)}: {there} partitions and not {wanted}" for (there, wanted), names in wrong.items()
+        )
         raise TopicError(
-            f"{counts}; {_FOR_GOOD}: set STREAMS_PARTITIONS to what namespace {catalogue.namespace!r} was created "
-            "with, or choose another namespace (STREAMS_NAMESPACE)"
+            f"{counts}. {_FOR_GOOD.capitalize()}: set STREAMS_PARTITIONS to what namespace {catalogue.namespace!r} was "
+            "created with, or choose another namespace (STREAMS_NAMESPACE)"
         )
 
 
@@ -147,11 +162,3 @@ def _same(wanted: str, found: str) -> bool:
         return float(wanted) == float(found)
     except ValueError:
         return wanted == found
-
-
-def _listed(things: Iterable[str]) -> str:
-    return ", ".join(things)
-
-
-def _is(things: list[str]) -> str:
-    return "is" if len(things) == 1 else "are"

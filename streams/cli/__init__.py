@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import demo, run, servers
+from streams.cli import dead_letters, demo, inspection, orders, results, run, servers, settings, submit, topics
 from streams.cli.failures import Commands
 
 HELP = "\n\n".join(
@@ -33,9 +33,27 @@ app = typer.Typer(
     help=HELP,
 )
 
-for module in (run, demo):
-    module.register(app)
-app.add_typer(servers.app)
+COMMANDS = {
+    "Run agents": (demo, run),
+    "Ask them": (submit, results, inspection),
+    "Operate": (orders, dead_letters),
+    "Set up": (topics, settings),
+}
+"""Modules with a `register(app)`, by the heading under which their commands stand."""
+
+for heading, modules in COMMANDS.items():
+    for module in modules:
+        added = typer.Typer()
+        module.register(added)
+        for command in added.registered_commands:
+            command.rich_help_panel = heading
+        for group in added.registered_groups:
+            group.rich_help_panel = heading
+        app.registered_commands += added.registered_commands
+        app.registered_groups += added.registered_groups
+
+
+app.add_typer(servers.app, rich_help_panel="Set up")
 
 
 @app.callback()

@@ -23,7 +23,7 @@ WRONGLY_CALLED = 2
 class Commands(TyperGroup):
     """A group of commands that never ends with a traceback, unless `--debug` asks for one."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command that *ctx* names."""
         with told(lambda: bool(ctx.params.get("debug"))):
             return super().invoke(ctx)
