@@ -21,6 +21,7 @@ from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.pool import Down, Expired, Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
+from streams.llm.settings import PoolSettings
 from streams.llm.usage import Usage
 from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.steps import LlmRequest, LlmResult
@@ -96,7 +97,8 @@ class Dispatcher:
         deadline = arrived + request.deadline_ms / 1000 - self._now()
         asked = _Asked(request, chat, arrived, deadline, stream)
         for station, patient in self._route(pool):
-            if (result := await self._ask(station, asked, patient=patient)) is not None:
+            result = await self._ask(station, asked, patient=patient)
+            if result is not None:
                 return result
         return self._failed(asked, "outage", asked.problem)
 
@@ -135,7 +137,7 @@ class Dispatcher:
                     estimate,
                     arrived=asked.arrived,
                     deadline=asked.deadline,
-                    patient=patient,
+                    hold_s=self._hold_s(settings, asked) if patient else 0.0,
                 )
             except Expired:
                 return self._failed(asked, "deadline", asked.problem or "the deadline passed before a key was free")
@@ -144,8 +146,10 @@ class Dispatcher:
             except Down as error:
                 asked.problem = asked.problem or f"model pool {pool.name!r} is down: {error}"
                 return None
-            started = self._clock()
-            asked.held_s += started - waits_since
+            finally:
+                started = self._clock()
+                asked.held_s += started - waits_since
+            asked.failing_s += turn.down_s
             asked.attempts += 1
             try:
                 on_text = asked.stream() if asked.stream is not None and request.stream else None
@@ -165,13 +169,17 @@ class Dispatcher:
                 asked.failing_s += self._clock() - started + pause_s
                 if not patient and failures >= IMPATIENT_FAILURES:
                     return None
-                if settings.on_outage == "fallback" and asked.failing_s > settings.max_hold_s:
+                if self._hold_s(settings, asked) <= 0:
                     return None
                 if self._clock() + pause_s >= asked.deadline:
                     return self._failed(asked, "deadline", asked.problem)
                 await asyncio.sleep(pause_s)
             else:
                 return self._answered(asked, pool, response, estimate, self._clock() - started)
+
+    def _hold_s(self, settings: PoolSettings, asked: _Asked) -> float:
+        """Return how much longer a request may be held for an outage."""
+        return math.inf if settings.on_outage == "hold" else settings.max_hold_s - asked.failing_s
 
     def _pause(self, failures: int, retry_after_s: float | None) -> float:
         longest = min(FIRST_BACKOFF_S * 2.0 ** (failures - 1), LAST_BACKOFF_S)

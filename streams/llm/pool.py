@@ -51,18 +51,23 @@ class Expired(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Waiter:
-    """Who waits for a turn. An impatient one leaves when the pool goes down."""
+    """Who waits for a turn, and for how long once the pool is down."""
 
     future: asyncio.Future[Turn]
-    patient: bool
+    hold_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Leave to make one call; hand it to `Pool.call`."""
+    """Leave to make one call; hand it to `Pool.call`.
+
+    Attributes:
+        down_s: How long the pool was down while the request waited.
+    """
 
     grant: Grant[_Waiter]
     admitted: Admitted
+    down_s: float
 
 
 Clock = Callable[[], float]
@@ -92,6 +97,8 @@ class Pool:
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
     _rings_at: float = field(init=False, default=math.inf)
     _down_since: float = field(init=False, default=math.inf)
+    _last_words: str = field(init=False, default="")
+    _looks_at: float = field(init=False, default=0.0)
     _why_down: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -109,13 +116,13 @@ class Pool:
         return self._why_down
 
     async def turn(
-        self, tenant: str, priority: str, estimate: Usage, *, arrived: float, deadline: float, patient: bool
+        self, tenant: str, priority: str, estimate: Usage, *, arrived: float, deadline: float, hold_s: float
     ) -> Turn:
         """Wait until a call may be made.
 
         Args:
             arrived: When the request came first; a retry keeps its age.
-            patient: Wait for a pool that is down, up to its `max_hold_s`; otherwise leave it at once.
+            hold_s: Seconds to wait while the pool is down; with 0 it is left at once.
 
         Raises:
             Down: The pool cannot answer, and the request does not wait (any longer).
@@ -126,10 +133,10 @@ class Pool:
         if deadline <= now:
             raise Expired
         future: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        held = Held(_Waiter(future, patient), tenant, priority, estimate, arrived, deadline)
+        held = Held(_Waiter(future, hold_s), tenant, priority, estimate, arrived, deadline)
         self._scheduler.add(held, now)
         self.pump()
-        if self._why_down and not patient and not future.done():
+        if self._why_down and hold_s <= 0 and not future.done():
             self._scheduler.remove(held)
             raise Down(self._why_down)
         try:
@@ -218,34 +225,35 @@ class Pool:
             admitted = self.guard.admit(int(self.now() * 1000))
             if isinstance(admitted, Refusal):
                 until = now + max(0.05, admitted.until_ms / 1000 - self.now())
-                return min(self._go_down(f"breaker {admitted.phase}: {admitted.reason}", now), until)
+                return min(self._go_down(f"breaker {admitted.phase}: {admitted.reason}{self._last_words}", now), until)
             if self._why_down and not admitted.probe:
                 log.warning("model pool %r is up again", self.name)
                 self._why_down, self._down_since = "", math.inf
             grant = scheduler.take(choice, now)
-            if not _turn(grant.held, Turn(grant, admitted)):
-                scheduler.cancel(grant, now)
+            if grant.held.item.future.done():
+                scheduler.cancel(grant, now)  # its request was cancelled a moment ago
+            else:
+                down_s = max(0.0, now - max(grant.held.added, self._down_since))
+                grant.held.item.future.set_result(Turn(grant, admitted, down_s))
         return math.inf
 
     def _go_down(self, why: str, now: float) -> float:
         """Note that no call can be made; return when to look again."""
         if not self._why_down:
             log.warning("model pool %r is down: %s", self.name, why)
-            self._down_since = now
-            for held in [held for held in self._scheduler.queue if not held.item.patient]:
-                self._scheduler.remove(held)
-                _dismiss(held, Down(why))
+            self._down_since = self._looks_at = now
         self._why_down = why
         return now + DOWN_POLL_S
 
     def _give_up(self, now: float) -> None:
         """Let go of those that have waited for a pool that is down as long as they may."""
-        if self.settings.on_outage == "hold":
+        if now < self._looks_at:
             return
-        queue, hold_s = self._scheduler.queue, self.settings.max_hold_s
-        while (held := queue.oldest()) is not None and max(held.added, self._down_since) + hold_s <= now:
-            self._scheduler.remove(held)
-            _dismiss(held, Down(self._why_down))
+        self._looks_at = now + DOWN_POLL_S / 2
+        for held in tuple(self._scheduler.queue):
+            if max(held.added, self._down_since) + held.item.hold_s <= now:
+                self._scheduler.remove(held)
+                _dismiss(held, Down(self._why_down))
 
     def _come_back(self, at: float, now: float) -> None:
         if at == math.inf or (self._timer is not None and self._rings_at <= at):
@@ -275,6 +283,7 @@ class Pool:
         match error:
             case Unavailable():
                 self.counts.unavailable += 1
+                self._last_words = f"; last error: {error}"
                 if not (cut and error.kind == "timeout"):
                     self._record(turn, started, error.kind)
                 return None
@@ -300,13 +309,6 @@ class Pool:
         changed = self.guard.record(turn.admitted, bool(error), self.clock() - started, int(self.now() * 1000), error)
         if changed is not None:
             log.warning("breaker of %s is %s here: %s", self.guard.dependency, changed.phase, changed.reason)
-
-
-def _turn(held: Held[_Waiter], turn: Turn) -> bool:
-    if held.item.future.done():
-        return False  # cancelled a moment ago
-    held.item.future.set_result(turn)
-    return True
 
 
 def _dismiss(held: Held[_Waiter], error: Exception) -> None:
