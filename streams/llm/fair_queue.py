@@ -92,6 +92,7 @@ class FairQueue(Generic[T]):
         self._deadlines: list[tuple[float, int, Held[T]]] = []
         self._numbers = itertools.count()
         self._virtual = 0.0
+        self._largest = 0.0
         self._sweep_at = IDLE_TENANTS
 
     def __len__(self) -> int:
@@ -166,7 +167,9 @@ class FairQueue(Generic[T]):
         if first:
             self._virtual = max(self._virtual, tenant.counter)
         tenant.running += 1
-        tenant.counter += held.size / tenant.weight
+        share = held.size / tenant.weight
+        tenant.counter += share
+        self._largest = max(self._largest, share)
 
     def settle(self, held: Held[T], used_tokens: int) -> None:
         """Correct what a served request counts for, now that it is over."""
@@ -205,11 +208,12 @@ class FairQueue(Generic[T]):
         return tenant
 
     def _sweep(self) -> None:
-        """Forget tenants without work that would start where the others are anyway."""
+        """Forget tenants without work that are ahead of the others by no more than one request."""
+        ahead = self._virtual + self._largest
         self._tenants = {
             name: tenant
             for name, tenant in self._tenants.items()
-            if tenant.held or tenant.running or tenant.counter > self._virtual
+            if tenant.held or tenant.running or tenant.counter > ahead
         }
         self._sweep_at = max(IDLE_TENANTS, 2 * len(self._tenants))
 
