@@ -12,6 +12,8 @@ import asyncio
 import contextvars
 import heapq
 import logging
+import sys
+import warnings
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from itertools import count
@@ -84,7 +86,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[asyncio.TimerHandle] = []
         self._cancelled_timers = 0
         self._numbers = count(1)
-        self._graves: list[Process] = []
+        self._processes: dict[Process, None] = {}
         self._burying = False
 
     def time(self) -> float:
@@ -124,12 +126,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         """Start a task, in the process of *context* or else the current one."""
-        process = current_process.get() if context is None else context.get(current_process)
+        if self._burying:
+            coro.close()
+            raise RuntimeError("the process that starts this task is dead")
+        process = (current_process.get() if context is None else context.get(current_process)) or self._root
         task = NumberedTask(next(self._numbers), coro, loop=self, name=name, context=context)
-        if process is not None:
-            if not process.tasks:
-                self._graves.append(process)
-            process.tasks.add(task)
+        if not process.dead:
+            self._processes[process] = None
+            process.adopt(task)
         return task
 
     def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]
@@ -138,22 +142,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Cancel what still runs and close the loop; what was killed is buried without running any more of it."""
-        for process in self._graves:
+        for process in self._processes:
             if process.frozen:
                 process.kill()
-        dead = {task for process in self._graves for task in process.corpses}
-        living = [task for task in asyncio.all_tasks(self) if task not in dead]
+        dead = {task for process in self._processes for task in process.corpses}
+        living = sorted((task for task in asyncio.all_tasks(self) if task not in dead), key=hash)
         try:
-            for task in sorted(living, key=hash):
+            for task in living:
                 task.cancel()
             if living:
                 self._max_steps, self._max_time_s = self.steps + 1_000_000, self._now + timeout_s * 2
                 self.run_until_complete(asyncio.wait(living, timeout=timeout_s))
+            self._bury(sorted(dead, key=hash))
             self.run_until_complete(self.shutdown_asyncgens())
         except (Deadlock, LimitExceeded):
-            log.warning("tasks that do not end when they are cancelled: %s", [t.get_name() for t in living])
+            names = [task.get_name() for task in living if not task.done()]
+            log.warning("tasks that do not end when they are cancelled: %s", names)
         finally:
-            self._bury([*dead, *(task for task in asyncio.all_tasks(self) if not task.done())])
+            self._bury(sorted(asyncio.all_tasks(self), key=hash))
             self.close()
 
     def _enqueue(self, handle: asyncio.Handle) -> None:
@@ -264,25 +270,44 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._cancelled_timers = 0
 
     def _bury(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """End tasks of dead processes without anything that they do having an effect."""
+        """End tasks of dead processes. Their finally blocks run now, but nothing that they do has an effect."""
         self._burying = True
-        for task in tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coroutine = task.get_coro()
-            # A coroutine that awaits in a finally block refuses to be closed once for each such await.
-            for _ in range(100):
-                try:
-                    if coroutine is not None:
-                        coroutine.close()
-                    break
-                except BaseException:
-                    continue
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        events._set_running_loop(self)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                while tasks:
+                    task = tasks.pop()
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+                for process in self._processes:
+                    process.corpses.clear()
+        finally:
+            self._burying = False
+            events._set_running_loop(None)
+            sys.unraisablehook = hook
+
+    def _asyncgen_finalizer_hook(self, generator: Any) -> None:
+        if not self._burying:
+            super()._asyncgen_finalizer_hook(generator)  # type: ignore[misc]
 
     def _write_to_self(self) -> None:
         pass
 
     def _process_events(self, _: object) -> None:
         pass
+
+
+def _close(coroutine: Any) -> None:
+    # One that awaits in a finally block refuses to be closed once for each such await.
+    for _ in range(100):
+        try:
+            if coroutine is not None:
+                coroutine.close()
+            return
+        except BaseException:
+            continue
 
 
 def run(main: Coroutine[Any, Any, T], *, seed: int = 0, **options: Any) -> T:

@@ -71,7 +71,7 @@ class Group:
                 # Static membership: the seat changes hands without a rebalance, and its old holder is fenced.
                 self._drop(seat)
                 self._assigned[member.member_id] = self._assigned.pop(seat.member_id, frozenset())
-                self._later(seat.signal)
+                self._later(seat)
                 if not self._rebalancing:
                     self._answer(answer, member)
                     return answer
@@ -140,7 +140,7 @@ class Group:
         self._drop(member)
         self._assigned.pop(member.member_id, None)
         # A zombie learns of it with its first heartbeat.
-        self._later(member.signal)
+        self._later(member)
         if self._members and not self._rebalancing:
             self._rebalance(None)
         self._maybe_complete()
@@ -150,7 +150,7 @@ class Group:
         self._rebalancing = True
         for member in self._members.values():
             if member is not by:
-                self._later(member.signal)
+                self._later(member)
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._timing.rebalance_timeout_s, self._give_up, context=LOG_CONTEXT)
 
@@ -160,7 +160,7 @@ class Group:
         for member in [m for m in self._members.values() if m.joining is None]:
             self._drop(member)
             self._assigned.pop(member.member_id, None)
-            self._later(member.signal)
+            self._later(member)
         self._maybe_complete()
 
     def _maybe_complete(self) -> None:
@@ -182,10 +182,24 @@ class Group:
         delay_s = self._random.random() * self._timing.latency_s[1]
         asyncio.get_running_loop().call_later(delay_s, _resolve, answer, told, context=LOG_CONTEXT)
 
-    def _later(self, signal: Callable[[], None]) -> None:
-        """Call *signal* when the member's next heartbeat is answered."""
+    def _later(self, member: Member) -> None:
+        """Signal *member* when its next heartbeat is answered; a zombie sends its next one after it has woken up."""
         delay_s = self._random.random() * self._timing.heartbeat_s
-        asyncio.get_running_loop().call_later(delay_s, signal, context=LOG_CONTEXT)
+        asyncio.get_running_loop().call_later(delay_s, self._signal, member, context=LOG_CONTEXT)
+
+    def _signal(self, member: Member) -> None:
+        process = member.process
+        if not process.frozen:
+            member.signal()
+            return
+
+        def woken(change: Change) -> None:
+            if change != "frozen":
+                process.unwatch(woken)
+            if change == "thawed":
+                self._later(member)
+
+        process.watch(woken)
 
 
 def _resolve(answer: asyncio.Future[Assignment], told: Assignment) -> None:

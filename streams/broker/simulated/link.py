@@ -96,7 +96,7 @@ class _Request:
             if error is None:
                 answer.set_result(result)
             else:
-                answer.set_exception(error)
+                self._raise(error)
 
     def _carry_out(self) -> None:
         try:
@@ -119,6 +119,9 @@ class _Request:
     def _time_out(self) -> None:
         if not self.answer.done():
             limit_s = self.link.log.timing.request_timeout_s
-            self.answer.set_exception(
-                self.timed_out(f"the {ADDRESS} log gave no answer within {limit_s:g} s ({self.doing})")
-            )
+            self._raise(self.timed_out(f"the {ADDRESS} log gave no answer within {limit_s:g} s ({self.doing})"))
+
+    def _raise(self, error: Exception) -> None:
+        self.answer.set_exception(error)
+        # Who asked may have died meanwhile; then nobody is to be told that nobody has read it.
+        self.answer._log_traceback = False

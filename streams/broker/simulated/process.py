@@ -12,7 +12,6 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
-from weakref import WeakSet
 
 T = TypeVar("T")
 Change = Literal["killed", "frozen", "thawed"]
@@ -29,11 +28,24 @@ class Process:
         running: Neither dead nor frozen.
         handles: Callbacks that are ready; belongs to the virtual-time loop.
         fuse: Handles that the process may still run before it is killed; negative for no limit.
-        tasks: Those that were started in it, as far as the loop keeps count.
+        tasks: Those that were started in it and have not ended, and some that have. Held, because asyncio does not: a
+            task that only a garbage collection ends would make histories differ.
         corpses: Tasks that were alive when the process was killed.
     """
 
-    __slots__ = ("_resumed", "_watchers", "corpses", "dead", "frozen", "fuse", "handles", "name", "running", "tasks")
+    __slots__ = (
+        "_prune_at",
+        "_resumed",
+        "_watchers",
+        "corpses",
+        "dead",
+        "frozen",
+        "fuse",
+        "handles",
+        "name",
+        "running",
+        "tasks",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,14 +54,23 @@ class Process:
         self.running = True
         self.fuse = -1
         self.handles: deque[asyncio.Handle] = deque()
-        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.tasks: set[asyncio.Task[Any]] = set()
         self.corpses: list[asyncio.Task[Any]] = []
+        self._prune_at = 64
         self._watchers: list[Callable[[Change], None]] = []
         self._resumed: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         state = "dead" if self.dead else "frozen" if self.frozen else "running"
         return f"<Process {self.name} {state}>"
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Hold *task* until it has ended."""
+        tasks = self.tasks
+        tasks.add(task)
+        if len(tasks) > self._prune_at:
+            tasks.difference_update([task for task in tasks if task.done()])
+            self._prune_at = 2 * len(tasks) + 64
 
     def kill(self) -> None:
         """End the process where it stands: nothing of it runs any more, what it sent may still arrive. Idempotent."""
@@ -59,6 +80,7 @@ class Process:
             self.handles.clear()
             # Kept, because collecting a suspended coroutine would run its finally blocks.
             self.corpses = [task for task in self.tasks if not task.done()]
+            self.tasks.clear()
             self._tell("killed")
 
     def kill_after(self, handles: int) -> None:
