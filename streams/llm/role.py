@@ -41,8 +41,7 @@ class LlmRole:
     """Answers LLM requests until cancelled.
 
     Args:
-        breaker: Thresholds of the breakers on the endpoints; by default the usual ones, with a probe lease that is
-            longer than the pool's timeout.
+        breaker: Thresholds of the breakers on the endpoints. Their probe leases are made longer than a call may take.
         instance_id: Makes the membership static: restarted with the same one, it keeps its partitions.
         providers: By pool, in place of the official clients.
         now: Time of day in seconds since the epoch; *clock* is one that only grows.
@@ -76,13 +75,12 @@ class LlmRole:
         reporter = f"llm-{instance_id or f'{socket.gethostname()}-{os.getpid()}'}"
         self._pools: dict[str, Pool] = {}
         for name, pool in settings.pools.items():
-            policy = breaker or BreakerPolicy(probe_lease_s=min(pool.timeout_s + 5.0, MAX_PROBE_LEASE_S))
             self._pools[name] = Pool(
                 name,
                 pool,
                 NO_KEY if name in given else load_keys(name, pool),
                 given.get(name) or _open(pool),
-                Guard(f"llm:{name}", policy, reporter, self._random.random),
+                Guard(f"llm:{name}", _policy(breaker or BreakerPolicy(), pool), reporter, self._random.random),
                 clock,
                 now,
                 settings.tenant_weights,
@@ -183,3 +181,8 @@ class _Requests:
 
 def _open(pool: PoolSettings) -> Provider:
     return open_provider(pool.provider, pool.base_url, connections=pool.connections)
+
+
+def _policy(breaker: BreakerPolicy, pool: PoolSettings) -> BreakerPolicy:
+    lease_s = min(max(breaker.probe_lease_s, pool.timeout_s + 5.0), MAX_PROBE_LEASE_S)
+    return breaker.model_copy(update={"probe_lease_s": lease_s})

@@ -1,0 +1,116 @@
+"""The role `llm` on a real Kafka, against the strict mock provider, whose counters are the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from streams.app import App
+from streams.broker.kafka import KafkaBroker, KafkaSettings
+from streams.demo.provider import Limits, MockConfig, MockProvider
+from streams.llm.role import LlmRole
+from streams.llm.settings import LlmSettings, PoolSettings
+from streams.records.topics import Catalogue
+from tests.integration.llm_requests import create_topics, publish, request_of, wait_for_results
+
+WORKER = """
+import asyncio, sys
+from streams.app import App
+from streams.broker.kafka import KafkaBroker, KafkaSettings
+from streams.llm.role import LlmRole
+from streams.llm.settings import LlmSettings
+from streams.records.topics import Catalogue
+
+async def main():
+    servers, namespace, settings = sys.argv[1:]
+    broker = KafkaBroker(KafkaSettings(bootstrap_servers=servers))
+    app, catalogue = App("app"), Catalogue(namespace, partitions=4)
+    await LlmRole(app, broker, catalogue, LlmSettings.model_validate_json(settings), instance_id="one").run()
+
+asyncio.run(main())
+"""
+
+
+class World:
+    """A namespace of its own on the Kafka under test."""
+
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+        self.broker = KafkaBroker(KafkaSettings(bootstrap_servers=servers))
+        self.catalogue = Catalogue(f"llm-{uuid.uuid4().hex[:8]}", partitions=4)
+
+    @asynccontextmanager
+    async def running(self, settings: LlmSettings) -> AsyncIterator[LlmRole]:
+        role = LlmRole(App("app"), self.broker, self.catalogue, settings)
+        task = asyncio.create_task(role.run())
+        try:
+            yield role
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def process(self, settings: LlmSettings) -> asyncio.subprocess.Process:
+        arguments = ("-c", WORKER, self.servers, self.catalogue.namespace, settings.model_dump_json())
+        return await asyncio.create_subprocess_exec(sys.executable, *arguments)
+
+
+@pytest.fixture
+async def world(kafka: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setenv("FAST_API_KEYS", "k1")
+    one = World(kafka)
+    await create_topics(one.broker, one.catalogue)
+    yield one
+    await one.broker.admin.delete_topics([plan.name for plan in one.catalogue.topics()])
+    await one.broker.close()
+
+
+async def test_a_crowd_at_a_limit_of_twenty_sees_no_429(world):
+    config = MockConfig(limits=Limits(concurrency=20), latency_p50_s=0.05)
+    async with MockProvider(config) as mock:
+        settings = LlmSettings(pools={"fast": PoolSettings(base_url=mock.base_url, model="m", concurrency=20)})
+        requests = [request_of(n, now=time.time()) for n in range(300)]
+        async with world.running(settings):
+            await publish(world.broker, world.catalogue, *requests)
+            found = await wait_for_results(world.broker, world.catalogue, len(requests))
+        seen = mock.stats.as_json(with_ids=False)
+    assert {result.status for result in found} == {"ok"}
+    assert len({result.invocation for result in found}) == len(found) == 300
+    assert (seen["by_status"], seen["max_concurrency"]) == ({"200": 300}, 20)
+    assert all(result.input_tokens > 0 and result.output_tokens > 0 for result in found)
+
+
+async def test_after_kill_9_nothing_is_lost_and_nothing_answered_is_sent_again(world):
+    config = MockConfig(limits=Limits(concurrency=20), latency_p50_s=0.2)
+    async with MockProvider(config) as mock:
+        settings = LlmSettings(pools={"fast": PoolSettings(base_url=mock.base_url, model="m", concurrency=20)})
+        requests = [request_of(n, now=time.time()) for n in range(300)]
+        await publish(world.broker, world.catalogue, *requests)
+        first = await world.process(settings)
+        early = await wait_for_results(world.broker, world.catalogue, 100)
+        os.kill(first.pid, signal.SIGKILL)
+        await first.wait()
+        asked_before = Counter(mock.stats.request_ids)
+        early = await wait_for_results(world.broker, world.catalogue, len(early))
+        second = await world.process(settings)
+        try:
+            found = await wait_for_results(world.broker, world.catalogue, 300)
+        finally:
+            second.terminate()
+            await second.wait()
+        seen = mock.stats
+    assert len(early) < 300
+    assert Counter(result.invocation for result in found) == Counter(request.invocation for request in requests)
+    assert len(seen.request_ids) == 300
+    repeated = {name for name, times in seen.request_ids.items() if times > 1}
+    assert len(repeated) <= 40  # those under way, and those answered whose result was not yet in the log
+    assert asked_before.total() - len(early) >= len(repeated)
+    assert seen.as_json(with_ids=False)["rejected_429"] == 0
