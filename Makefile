@@ -13,7 +13,7 @@ KILLS ?= 100
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev servers-up servers-down test test-all test-containers lint format bench simulate chaos lock \
+.PHONY: help run dev servers-up servers-down test test-all test-containers lint format bench simulate chaos schemas lock \
 	clean prerequisites
 
 help: ## Show this list
@@ -59,6 +59,10 @@ servers-up: prerequisites $(INSTALLED) ## Start a Kafka and a Postgres in the ba
 
 servers-down: $(INSTALLED) ## Stop them; their data stays
 	@$(BIN)/streams servers down
+
+schemas: $(INSTALLED) ## Write schemas/ again after a change of the records: VERSION=0.1.0 keeps them as released
+	$(BIN)/python -m streams.records write
+	$(if $(VERSION),$(BIN)/python -m streams.records release --version $(VERSION))
 
 lock: $(INSTALLED) ## Choose the newest versions that pyproject.toml allows and write them to the lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \

@@ -64,8 +64,8 @@ class Grant:
 def acls(catalogue: Catalogue) -> list[Grant]:
     """Return the grants of every role, in the order of roles.
 
-    Principals are `User:<namespace>-<role>`. Writing without transactions needs no grant on the cluster from Kafka 3.0
-    on (KIP-679); an older one wants `IdempotentWrite` there.
+    Principals are `User:<namespace>-<role>`. Reading, writing and deleting imply `Describe`. Writing without
+    transactions needs no grant on the cluster from Kafka 3.0 on (KIP-679); an older one wants `IdempotentWrite` there.
     """
     return [grant for role in get_args(Role) for grant in _grants(catalogue, role)]
 
@@ -96,11 +96,10 @@ def _grants(catalogue: Catalogue, role: Role) -> Iterator[Grant]:
             *(["Delete"] if plan.name in deletes else []),
         ]
         if operations:
-            # Each of the others implies Describe; it stands here because auditors ask for it.
-            yield Grant(role, principal, "topic", plan.name, (*operations, "Describe"))
-        elif role != "clients":
-            # Every role checks at its start that all topics are there with the same partitions.
-            yield Grant(role, principal, "topic", plan.name, ("Describe",))
+            yield Grant(role, principal, "topic", plan.name, tuple(operations))
+    if role != "clients":
+        # At its start each role checks that all topics are there with the partitions that it expects.
+        yield Grant(role, principal, "topic", f"{catalogue.namespace}.", ("Describe",), prefixed=True)
     for group in _GROUPS.get(role, ()):
         yield Grant(role, principal, "group", f"{catalogue.namespace}-{group}", ("Read", "Describe"))
     if role == "control":

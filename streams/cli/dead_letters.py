@@ -11,7 +11,7 @@ import typer
 
 from streams.cli.shown import clock, consoles, print_json
 from streams.cli.target import AppOption, JsonOption, NamespaceOption, Target, target
-from streams.errors import ConfigurationError, InvalidInput, StreamsError, UnknownName
+from streams.errors import CodecError, ConfigurationError, InvalidInput, StreamsError, UnknownName
 
 if TYPE_CHECKING:
     from streams.records.control import DeadLetter
@@ -63,7 +63,7 @@ def list_letters(
     for letter in letters:
         record = letter.record
         table.add_row(
-            letter.place, clock(record.at_ms), record.set_aside_by, _origin(record), str(len(record.value or b"")),
+            letter.place, clock(record.at_ms), record.set_aside_by, _origin(aim, record), str(len(record.value or b"")),
             escape(f"{record.error_type}: {record.reason}"),
         )  # fmt: skip
     out.print(table)
@@ -137,7 +137,12 @@ async def _read(aim: Target, topic: str | None) -> list[Letter]:
         async with aclosing(records(broker, place, from_beginning=True, follow=False)) as batches:
             async for batch in batches:
                 for record in batch:
-                    letter = Letter(f"{record.partition}-{record.offset}", decode_as(DeadLetter, record.value or b""))
+                    name = f"{record.partition}-{record.offset}"
+                    try:
+                        letter = Letter(name, decode_as(DeadLetter, record.value or b""))
+                    except CodecError as error:
+                        consoles()[1].print(f"letter {name} is left out: {error}", style="red", markup=False)
+                        continue
                     if wanted is None or letter.record.topic == wanted:
                         letters.append(letter)
     return sorted(letters, key=lambda letter: letter.record.at_ms)
@@ -222,8 +227,9 @@ def _summary(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _origin(record: DeadLetter) -> str:
-    return f"{record.topic}[{record.partition}]@{record.offset}"
+def _origin(aim: Target, record: DeadLetter) -> str:
+    kind = record.topic.removeprefix(f"{aim.catalogue.namespace}.")
+    return f"{kind}[{record.partition}]@{record.offset}"
 
 
 def _content(value: bytes | None) -> str:

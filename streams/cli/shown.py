@@ -54,6 +54,8 @@ def clock(at_ms: int) -> str:
 
 def span(seconds: float) -> str:
     """Return a duration as a person would say it."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -41,9 +41,11 @@ def list_topics(module_app: AppArgument = None, namespace: NamespaceOption = Non
     if json:
         print_json(rows)
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("topic", "partitions", "records", "kept", "key", box=None)
+    table = Table(Column("topic", min_width=max(len(row["topic"]) for row in rows)), box=None)
+    for heading in ("partitions", "records", "kept", "key"):
+        table.add_column(heading)
     for row in rows:
         there = "[red]missing[/]" if row["partitions"] is None else str(row["partitions"])
         table.add_row(row["topic"], there, str(row["records"]), _kept(row), row["key"])

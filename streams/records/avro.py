@@ -1,14 +1,15 @@
 """Avro schemas derived from the record dataclasses.
 
-The dataclass is the source; `schemas/` holds what is derived from it, for people and tools that read the topics without
-this package, and beside it (`schemas/released/`) the last released versions, which stay readable. A test holds the files
-equal to what is derived here and compatible, both ways, with what was released.
+The dataclass is the source; `schemas/` holds what is derived from it (`make schemas`), for people and tools that read
+the topics without this package, and beside it, in `schemas/released/`, what was released, which stays readable. A test
+holds the files equal to what is derived here and compatible, both ways, with what was released.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from typing import Any
@@ -38,6 +39,12 @@ def schema_of(record: type[Any]) -> dict[str, Any]:
 def render(schema: dict[str, Any]) -> str:
     """Return the schema as it stands in its file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def file_name(record: type[Any], version: str = "") -> str:
+    """Return the name of a record's schema file, `tool-call.avsc`; with *version*, of a released one."""
+    kebab = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", record.__name__).lower()
+    return f"{kebab}-{version}.avsc" if version else f"{kebab}.avsc"
 
 
 def _field(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("llm-results", "agent ID", "work", ("llm",), ("shards", "llm")),
         TopicKind("tokens", "agent ID", "short", ("llm",), ("clients",)),
         TopicKind("answers", "client", "short", ("shards",), ("clients", "operators"), spread="fleet"),
-        TopicKind("results", "agent ID", "history", ("shards",), ("clients",), size="journal"),
+        TopicKind("results", "agent ID", "history", ("shards",), ("clients", "memory"), size="journal"),
         TopicKind("state-deltas", "agent ID + record", "compact-eager", ("shards",), ("shards", "memory", "clients")),
         TopicKind("journal", "invocation, chunk or cursor", "compact-eager", ("shards",), ("shards",), size="journal"),
         TopicKind("owners", "none", "short", (), ("shards", "tools", "llm", "memory")),
