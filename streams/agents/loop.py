@@ -152,7 +152,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
             for task in self._tasks:
                 if not task.done():
                     try:
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
                     except Exception:
                         pass  # what a dying handler raises has no effect any more
         finally:
