@@ -18,6 +18,7 @@ import orjson
 
 from streams.llm.bucket import NeverFits
 from streams.llm.chat import ChatRequest, ChatResponse
+from streams.llm.letting_go import LettingGo
 from streams.llm.pool import Down, Expired, Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
@@ -46,6 +47,7 @@ class _Asked:
     arrived: float
     deadline: float
     stream: OpenStream | None
+    letting_go: LettingGo
     attempts: int = 0
     held_s: float = 0.0
     failing_s: float = 0.0
@@ -78,11 +80,14 @@ class Dispatcher:
         self._now = now
         self._random = rng or Random()
 
-    async def answer(self, request: LlmRequest, stream: OpenStream | None = None) -> LlmResult:
+    async def answer(
+        self, request: LlmRequest, stream: OpenStream | None = None, letting_go: LettingGo | None = None
+    ) -> LlmResult:
         """Return the outcome of a request. Failures are outcomes too; nothing is raised for them.
 
         Args:
             stream: Gets the pieces of the answer while it is written.
+            letting_go: Of the partition that the request comes from.
         """
         arrived = self._clock()
         pool = self.pools.get(request.model)
@@ -95,7 +100,7 @@ class Dispatcher:
         except ValueError as error:
             return _result(request, "invalid", "", f"not a request to a model: {error}", attempts=0)
         deadline = arrived + request.deadline_ms / 1000 - self._now()
-        asked = _Asked(request, chat, arrived, deadline, stream)
+        asked = _Asked(request, chat, arrived, deadline, stream, letting_go or LettingGo())
         for station, patient in self._route(pool):
             result = await self._ask(station, asked, patient=patient)
             if result is not None:
@@ -131,14 +136,15 @@ class Dispatcher:
         while True:
             waits_since = self._clock()
             try:
-                turn = await pool.turn(
-                    request.tenant,
-                    request.priority,
-                    estimate,
-                    arrived=asked.arrived,
-                    deadline=asked.deadline,
-                    hold_s=self._hold_s(settings, asked) if patient else 0.0,
-                )
+                with asked.letting_go.waiting():
+                    turn = await pool.turn(
+                        request.tenant,
+                        request.priority,
+                        estimate,
+                        arrived=asked.arrived,
+                        deadline=asked.deadline,
+                        hold_s=self._hold_s(settings, asked) if patient else 0.0,
+                    )
             except Expired:
                 return self._failed(asked, "deadline", asked.problem or "the deadline passed before a key was free")
             except NeverFits as error:
@@ -173,7 +179,8 @@ class Dispatcher:
                     return None
                 if self._clock() + pause_s >= asked.deadline:
                     return self._failed(asked, "deadline", asked.problem)
-                await asyncio.sleep(pause_s)
+                with asked.letting_go.waiting():
+                    await asyncio.sleep(pause_s)
             else:
                 return self._answered(asked, pool, response, estimate, self._clock() - started)
 

@@ -11,9 +11,10 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -23,6 +24,7 @@ from streams.breakers.feed import breakers_table, report_outcomes
 from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
 from streams.broker.port import Broker, LogRecord, Message
 from streams.llm.dispatcher import Dispatcher
+from streams.llm.letting_go import LettingGo
 from streams.llm.pool import Pool
 from streams.llm.pool_status import PoolStatus
 from streams.llm.providers import Provider, open_provider
@@ -71,7 +73,7 @@ class LlmRole:
         self._settings = settings
         self._now = now
         self._random = rng or random.Random()
-        self._owned: set[int] = set()
+        self._owned: dict[int, LettingGo] = {}
         reporter = f"llm-{instance_id or f'{socket.gethostname()}-{os.getpid()}'}"
         self._pools: dict[str, Pool] = {}
         for name, pool in settings.pools.items():
@@ -99,7 +101,7 @@ class LlmRole:
             dead_letters=catalogue.name("dead-letters"),
             max_open=settings.max_held,
         )
-        self.queue = OwnedQueue(broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s)
+        self.queue = _Queue(self._let_go, broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s)
 
     async def run(self) -> None:
         """Join the group and answer requests until cancelled."""
@@ -132,24 +134,29 @@ class LlmRole:
 
     @asynccontextmanager
     async def _open(self, partition: int) -> AsyncIterator[Session]:
-        self._owned.add(partition)
+        letting_go = self._owned[partition] = LettingGo()
         self._share()
         try:
-            yield _Requests(self, partition)
+            yield _Requests(self, partition, letting_go)
         finally:
-            self._owned.discard(partition)
+            del self._owned[partition]
             self._share()
+
+    def _let_go(self, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            if (letting_go := self._owned.get(partition)) is not None:
+                letting_go.begin()
 
     def _share(self) -> None:
         """Use the part of the limits that goes with the partitions owned, so that all processes keep within them."""
         if self._owned:
             self.dispatcher.share(len(self._owned) / self._catalogue.partitions)
 
-    async def answer(self, request: LlmRequest, partition: int) -> Message:
+    async def answer(self, request: LlmRequest, partition: int, letting_go: LettingGo) -> Message:
         """Return the record that answers a request."""
         assert self._feed is not None
         stream = partial(self._feed.open, request, partition) if request.stream else None
-        result = await self.dispatcher.answer(request, stream)
+        result = await self.dispatcher.answer(request, stream, letting_go)
         return Message(
             self._catalogue.name("llm-results"),
             agent_of(request.invocation).encode(),
@@ -159,12 +166,25 @@ class LlmRole:
         )
 
 
+class _Queue(OwnedQueue):
+    """Says which partitions are to be let go of before it waits for their requests to end."""
+
+    def __init__(self, let_go: Callable[[Collection[int]], None], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._let_go = let_go
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        self._let_go(partitions)
+        await super().revoked(partitions)
+
+
 class _Requests:
     """The requests of one partition; see `streams.broker.owned_queue.Session`."""
 
-    def __init__(self, role: LlmRole, partition: int) -> None:
+    def __init__(self, role: LlmRole, partition: int, letting_go: LettingGo) -> None:
         self._role = role
         self._partition = partition
+        self._letting_go = letting_go
         self._answered: set[StepId] = set()
 
     def answered(self, result: LogRecord) -> None:
@@ -176,7 +196,7 @@ class _Requests:
         if request.id in self._answered:
             self._answered.discard(request.id)
             return None
-        return await self._role.answer(request, self._partition)
+        return await self._role.answer(request, self._partition, self._letting_go)
 
 
 def _open(pool: PoolSettings) -> Provider:

@@ -381,6 +381,23 @@ async def test_what_the_endpoint_does_is_reported_and_the_fleets_record_followed
 
 
 @simulate
+async def test_a_role_that_stops_ends_its_calls_and_sends_no_others():
+    endpoint = Endpoint(takes_s=0.4)
+    world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=10))
+    await create_topics(world.broker, world.catalogue)
+    async with world.running():
+        await publish(world.broker, world.catalogue, *(request_of(n) for n in range(100)))
+        await asyncio.sleep(3)
+        started, asked = world.clock(), endpoint.asked.total()
+    assert world.clock() - started < 1.0
+    assert endpoint.asked.total() == asked < 100
+    assert len(await results_of(world.broker, world.catalogue)) == asked
+    async with world.running():
+        await wait_for_results(world.broker, world.catalogue, 100)
+    assert max(endpoint.asked.values()) == 1
+
+
+@simulate
 async def test_two_processes_keep_within_the_limit_together():
     endpoint = Endpoint(takes_s=1.0)
     world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=20))
