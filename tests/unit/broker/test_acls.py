@@ -1,0 +1,61 @@
+"""What each role may do, and that it is no more than it needs."""
+
+from streams.broker.acls import Grant, acls, render
+from streams.records.topics import Catalogue
+
+PAYMENTS = Catalogue("payments", lanes={"tool-calls": ["slow-crm"]})
+
+
+def grants(role: str, resource: str) -> dict[str, tuple[str, ...]]:
+    return {
+        grant.name: grant.operations for grant in acls(PAYMENTS) if (grant.role, grant.resource) == (role, resource)
+    }
+
+
+def test_a_client_writes_invocations_and_reads_results_only() -> None:
+    topics = grants("clients", "topic")
+    assert topics["payments.invocations"] == ("Write",)
+    assert topics["payments.results"] == ("Read",)
+    assert "payments.journal" not in topics
+    assert grants("clients", "transactional-id") == {}
+
+
+def test_only_a_shard_fences_with_the_ids_of_shards() -> None:
+    holders = {g.role for g in acls(PAYMENTS) if g.resource == "transactional-id" and g.name == "payments-shard-"}
+    assert holders == {"shards"}
+
+
+def test_a_shard_may_delete_what_it_has_consumed() -> None:
+    topics = grants("shards", "topic")
+    assert topics["payments.invocations"] == ("Read", "Write", "Delete")
+    assert topics["payments.results"] == ("Write",)
+
+
+def test_only_shards_write_results() -> None:
+    writers = {g.role for g in acls(PAYMENTS) if g.name == "payments.results" and "Write" in g.operations}
+    assert writers == {"shards"}
+
+
+def test_groups_are_those_that_roles_join_and_commit_to() -> None:
+    assert set(grants("shards", "group")) == {"payments-shards", "payments-shards-owners"}
+    assert set(grants("tools", "group")) == {"payments-tools", "payments-tools-owners"}
+    assert set(grants("memory", "group")) == {"payments-memory", "payments-memory-sink"}
+    assert grants("control", "group") == {"payments-control": ("Read", "Describe"), "payments-shards": ("Describe",)}
+
+
+def test_lanes_are_granted_like_their_topic() -> None:
+    assert grants("tools", "topic")["payments.tool-calls.slow-crm"] == grants("tools", "topic")["payments.tool-calls"]
+
+
+def test_a_grant_is_a_line_for_kafka_acls() -> None:
+    grant = Grant("shards", "User:payments-shards", "transactional-id", "payments-shard-", ("Write",), prefixed=True)
+    assert grant.command("k:9092") == (
+        "kafka-acls.sh --bootstrap-server k:9092 --command-config admin.properties --add "
+        "--allow-principal User:payments-shards --operation Write --transactional-id payments-shard- "
+        "--resource-pattern-type prefixed"
+    )
+
+
+def test_the_script_has_every_grant() -> None:
+    script = render(acls(PAYMENTS), "k:9092")
+    assert all(grant.command("k:9092") in script for grant in acls(PAYMENTS))
