@@ -19,8 +19,10 @@ from streams.broker.kafka.settings import KafkaSettings
 from streams.client.settings import ClientSettings
 from streams.control.settings import ControlSettings
 from streams.errors import SettingsError
+from streams.gateway.settings import GatewaySettings
 from streams.llm.settings import LlmSettings
 from streams.memory.settings import MemorySettings
+from streams.observe.settings import ObserveSettings
 from streams.records.topics import DEAD_LETTER_EXTRA_BYTES, PAYLOAD_OVERHEAD_BYTES, Catalogue
 from streams.shards.settings import ShardSettings
 from streams.tools.settings import ToolSettings
@@ -62,6 +64,8 @@ class Settings(BaseSettings):
     memory: MemorySettings = MemorySettings()
     control: ControlSettings = ControlSettings()
     breakers: BreakerPolicy = BreakerPolicy()
+    gateway: GatewaySettings = GatewaySettings()
+    observe: ObserveSettings = ObserveSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Literal, get_args
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol, get_args
 
 import structlog
 import uvloop
@@ -18,13 +20,22 @@ from streams.broker.connect import open_broker
 from streams.broker.port import Broker
 from streams.broker.topics import ensure_partitions
 from streams.errors import StreamsError
+from streams.observe.logs import configure_logs
+from streams.observe.server import serve_probes
 from streams.records.topics import Catalogue
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-Role = Literal["shards", "tools", "llm", "memory", "control"]
+Role = Literal["shards", "tools", "llm", "memory", "control", "gateway"]
 ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Runs(Protocol):
+    """A role: works until its task is cancelled. Metrics and probes read the object beside that."""
+
+    async def run(self) -> None: ...
+
 
 HASH_SEED = "0"
 PARENT_CHECK_S = 0.5
@@ -40,6 +51,24 @@ def pin_hash_seed() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "streams", *sys.argv[1:]])
 
 
+def default_roles(settings: Settings) -> tuple[Role, ...]:
+    """Return the roles that run when none is named: all, the gateway only where it is installed and has a port."""
+    gateway = settings.gateway.port is not None and find_spec("starlette") and find_spec("uvicorn")
+    return tuple(role for role in ROLES if role != "gateway" or gateway)
+
+
+def process_environment(settings: Settings, number: int) -> dict[str, str]:
+    """Return what the environment of one process among several says otherwise: its name, and ports of its own.
+
+    Args:
+        number: From 0; process *number* takes the ports of the settings plus that.
+    """
+    name = settings.instance_id or socket.gethostname()
+    ports = {"STREAMS_OBSERVE__PORT": settings.observe.port, "STREAMS_GATEWAY__PORT": settings.gateway.port}
+    own = {variable: str(port + number) for variable, port in ports.items() if port}
+    return {"STREAMS_INSTANCE_ID": f"{name}-{number}", **own}
+
+
 def run_until_signal(
     app: App,
     settings: Settings,
@@ -53,6 +82,7 @@ def run_until_signal(
     Raises:
         StreamsError: A role could not start, or gave up.
     """
+    configure_logs(settings.observe)
     uvloop.run(_until_signal(run_roles(app, settings, roles, ready=ready), parent))
 
 
@@ -91,48 +121,51 @@ async def run_roles(
         await broker.connect()
         catalogue = settings.catalogue(app.name, dict(app.lanes()))
         await ensure_partitions(broker.admin, catalogue)
-        runs = [make_role(role, app, broker, catalogue, settings) for role in ROLES if role in roles]
+        made: dict[str, Runs] = {
+            role: make_role(role, app, broker, catalogue, settings) for role in ROLES if role in roles
+        }
+        await stack.enter_async_context(serve_probes(settings.observe, made))
         if ready is not None:
             ready()
         try:
             async with asyncio.TaskGroup() as group:
-                for role, run in zip([r for r in ROLES if r in roles], runs, strict=True):
-                    group.create_task(run(), name=f"role {role}")
+                for role, it in made.items():
+                    group.create_task(it.run(), name=f"role {role}")
         except* StreamsError as errors:
             raise _first(errors) from None
 
 
-def make_role(
-    role: Role, app: App, broker: Broker, catalogue: Catalogue, settings: Settings
-) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return what runs a role until it is cancelled. Imports only what that role needs."""
+def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settings: Settings) -> Runs:
+    """Return a role, not running yet. Imports only what that role needs."""
     instance_id = settings.instance_id
     match role:
         case "shards":
             from streams.shards.role import ShardRole
 
-            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id).run
+            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id)
         case "tools":
             from streams.tools.role import ToolRole
 
-            return ToolRole(
-                app, broker, catalogue, settings.tools, breaker=settings.breakers, instance_id=instance_id
-            ).run
+            return ToolRole(app, broker, catalogue, settings.tools, breaker=settings.breakers, instance_id=instance_id)
         case "llm":
             from streams.llm.role import LlmRole
 
-            return LlmRole(app, broker, catalogue, settings.llm, breaker=settings.breakers, instance_id=instance_id).run
+            return LlmRole(app, broker, catalogue, settings.llm, breaker=settings.breakers, instance_id=instance_id)
         case "memory":
             from streams.memory.role import MemoryRole
 
             memory = settings.memory.model_copy(
                 update={"group_instance_id": settings.memory.group_instance_id or instance_id}
             )
-            return MemoryRole(broker, catalogue, memory).run
+            return MemoryRole(broker, catalogue, memory)
         case "control":
             from streams.control.role import ControlRole
 
-            return ControlRole(broker, catalogue, settings.control, settings.kafka).run
+            return ControlRole(broker, catalogue, settings.control, settings.kafka)
+        case "gateway":
+            from streams.gateway.role import GatewayRole
+
+            return GatewayRole(app, broker, catalogue, settings)
 
 
 def _first(errors: BaseExceptionGroup[StreamsError]) -> StreamsError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,7 +25,11 @@ console = Console(stderr=True)
 AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the App is, such as payments.agents:app.")]
 RoleNames = Annotated[
     list[str] | None,
-    typer.Option("--role", help="Role to run: shards, tools, llm, memory or control. Repeatable; all by default."),
+    typer.Option(
+        "--role",
+        help="Role to run: shards, tools, llm, memory, control or gateway. Repeatable; by default all, the gateway "
+        "only with STREAMS_GATEWAY__PORT.",
+    ),
 ]
 
 
@@ -55,7 +58,7 @@ def run(
         load_app(module_app)
         if create:
             create_topics(module_app, settings)
-        asyncio.run(_supervise(module_app, roles, processes))
+        asyncio.run(_supervise(module_app, roles, processes, settings))
         return
     pin_hash_seed()
     settings = load_settings()
@@ -103,17 +106,19 @@ def _demo_world(module_app: str) -> AbstractContextManager[object]:
 
 
 def chosen_roles(names: list[str] | None) -> tuple[Role, ...]:
-    """Return the roles asked for, all when none is named.
+    """Return the roles asked for; the default ones when none is named.
 
     Raises:
         ConfigurationError: A name that is no role.
     """
-    from streams.cli.roles import ROLES
+    from streams.cli.roles import ROLES, default_roles
 
-    for name in names or ():
+    if not names:
+        return default_roles(load_settings())
+    for name in names:
         if name not in ROLES:
             raise ConfigurationError(f"{name!r} is not a role; roles are {', '.join(ROLES)}")
-    return tuple(role for role in ROLES if not names or role in names)
+    return tuple(role for role in ROLES if role in names)
 
 
 def given_addresses() -> tuple[str | None, str | None]:
@@ -146,17 +151,13 @@ def create_topics(module_app: str, settings: Settings) -> None:
     asyncio.run(create())
 
 
-async def _supervise(module_app: str, roles: tuple[Role, ...], processes: int) -> None:
+async def _supervise(module_app: str, roles: tuple[Role, ...], processes: int, settings: Settings) -> None:
+    from streams.cli.roles import process_environment
     from streams.cli.supervisor import Child, Supervisor
 
     options = [word for role in roles for word in ("--role", role)]
-    host = socket.gethostname()
     children = [
-        Child(
-            f"process-{number}",
-            ["run", module_app, *options],
-            {"STREAMS_INSTANCE_ID": os.environ.get("STREAMS_INSTANCE_ID", host) + f"-{number}"},
-        )
+        Child(f"process-{number}", ["run", module_app, *options], process_environment(settings, number))
         for number in range(processes)
     ]
     loop, asked = asyncio.get_running_loop(), asyncio.Event()

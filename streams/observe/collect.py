@@ -1,0 +1,163 @@
+"""Reading the counters of the roles of this process when somebody scrapes: pull, and no cost before that.
+
+The roles keep plain integers for themselves. A scrape runs on their event loop, so that what it reads is never half
+written. Which metrics exist is the registry's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from streams.observe import registry as m
+from streams.observe.readiness import missing
+
+if TYPE_CHECKING:
+    from streams.breakers import Guard
+    from streams.broker.owned_queue import OwnedQueue
+    from streams.gateway.role import GatewayRole
+    from streams.llm.role import LlmRole
+    from streams.memory.role import MemoryRole
+    from streams.shards.role import ShardRole
+    from streams.tools.role import ToolRole
+
+
+class Sample(NamedTuple):
+    """One value of one metric; labels in the order of the metric's."""
+
+    metric: m.Metric
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+class RoleCollector(Collector):
+    """Gives a Prometheus registry what the roles have counted.
+
+    Args:
+        roles: The role objects of this process, by name; those that it does not know are passed over.
+        max_series: Most label combinations of one metric.
+    """
+
+    def __init__(self, roles: Mapping[str, Any], max_series: int) -> None:
+        self._roles = roles
+        self._max_series = max_series
+
+    def describe(self) -> Iterable[Family]:
+        """Promise nothing: which metrics there are depends on the roles."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """Read everything once."""
+        grouped: dict[m.Metric, list[Sample]] = {}
+        for sample in samples(self._roles):
+            grouped.setdefault(sample.metric, []).append(sample)
+        over = {metric: len(found) - self._max_series for metric, found in grouped.items()}
+        grouped[m.SERIES_DROPPED] = [Sample(m.SERIES_DROPPED, n, (metric.name,)) for metric, n in over.items() if n > 0]
+        for metric, found in grouped.items():
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for sample in found[: self._max_series]:
+                family.add_metric(sample.labels, sample.value)
+            yield family
+
+
+def samples(roles: Mapping[str, Any]) -> Iterator[Sample]:
+    """Yield what the roles have counted, and whether they are ready."""
+    waiting = missing(roles)
+    for name, role in roles.items():
+        yield Sample(m.ROLE_READY, name not in waiting, (name,))
+        if name in _READERS:
+            yield from _READERS[name](role)
+
+
+def _shards(role: ShardRole) -> Iterator[Sample]:
+    for number, processor in sorted(role.processors.items()):
+        shard, engine = (str(number),), processor.engine
+        counters = engine.counters
+        for metric, value in (
+            (m.SHARD_READY, processor.ready.is_set() and not processor.stuck),
+            (m.SHARD_STUCK, bool(processor.stuck)),
+            (m.SHARD_SATURATED, engine.saturated),
+            (m.SHARD_OPEN, engine.open_count),
+            (m.SHARD_ACCEPTED, counters.accepted),
+            (m.SHARD_DEGRADED, counters.degraded),
+            (m.SHARD_REPEATED, counters.repeated),
+            (m.SHARD_CONFLICTS, counters.conflicts),
+            (m.SHARD_DEFERRED, counters.deferred),
+            (m.SHARD_FORWARDED, counters.forwarded),
+            (m.SHARD_REPLAYED, counters.replayed),
+            (m.SHARD_SHORT_CIRCUITED, counters.short_circuited),
+            (m.SHARD_IGNORED, counters.ignored),
+            (m.SHARD_TRANSACTIONS, processor.transactions),
+            (m.SHARD_WRITTEN, processor.written),
+            (m.SHARD_RESTORED, processor.restored_records),
+            (m.SHARD_RESTORE_SECONDS, processor.restored_s),
+        ):
+            yield Sample(metric, value, shard)
+        for status, count in sorted(counters.finished.items()):
+            yield Sample(m.SHARD_FINISHED, count, (*shard, status))
+
+
+def _tools(role: ToolRole) -> Iterator[Sample]:
+    yield from _queue("tools", role.queue)
+    for guard in role.guards.values():
+        yield from _breaker("tools", guard)
+
+
+def _llm(role: LlmRole) -> Iterator[Sample]:
+    yield from _queue("llm", role.queue)
+    for pool in role.dispatcher.pools.values():
+        yield from _breaker("llm", pool.guard)
+    for status in role.status():
+        name = (status.name,)
+        yield Sample(m.POOL_HELD, status.held, name)
+        yield Sample(m.POOL_RUNNING, status.running, name)
+        yield Sample(m.POOL_OLDEST, status.oldest_s, name)
+        yield Sample(m.POOL_DOWN, bool(status.down), name)
+        yield Sample(m.POOL_SENT, status.counts.sent, name)
+        yield Sample(m.POOL_THROTTLED, status.counts.throttled, name)
+        yield Sample(m.POOL_UNAVAILABLE, status.counts.unavailable, name)
+        for key in status.keys:
+            yield Sample(m.KEY_RUNNING, key.running, (status.name, key.key_name))
+            yield Sample(m.KEY_COOLS, key.cools_for_s, (status.name, key.key_name))
+            for bucket in key.buckets:
+                labels = (status.name, key.key_name, bucket.quantity)
+                yield Sample(m.BUCKET_AVAILABLE, bucket.available, labels)
+                yield Sample(m.BUCKET_CAPACITY, bucket.capacity, labels)
+
+
+def _memory(role: MemoryRole) -> Iterator[Sample]:
+    yield from _breaker("memory", role.guard)
+    yield Sample(m.SINK_READ, role.counts.read)
+    yield Sample(m.SINK_WRITTEN, role.counts.written)
+    yield Sample(m.SINK_CHANGED, role.counts.changed)
+    yield Sample(m.SINK_SET_ASIDE, role.counts.set_aside)
+    yield Sample(m.SINK_FAILURES, role.counts.failures)
+
+
+def _gateway(role: GatewayRole) -> Iterator[Sample]:
+    for (route, status), count in sorted(role.responses.items()):
+        yield Sample(m.GATEWAY_RESPONSES, count, (route, str(status)))
+
+
+def _queue(role: str, queue: OwnedQueue) -> Iterator[Sample]:
+    yield Sample(m.QUEUE_OPEN, queue.open_calls, (role,))
+    yield Sample(m.QUEUE_PARTITIONS, len(queue.working), (role,))
+
+
+def _breaker(role: str, guard: Guard) -> Iterator[Sample]:
+    for phase in m.PHASES:
+        yield Sample(m.BREAKER_PHASE, guard.phase == phase, (role, guard.dependency, phase))
+
+
+_READERS: Mapping[str, Callable[[Any], Iterator[Sample]]] = {
+    "shards": _shards,
+    "tools": _tools,
+    "llm": _llm,
+    "memory": _memory,
+    "gateway": _gateway,
+}
