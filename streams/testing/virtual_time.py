@@ -12,8 +12,6 @@ import asyncio
 import contextvars
 import heapq
 import logging
-import sys
-import warnings
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from itertools import count
@@ -21,6 +19,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from streams.broker.simulated.process import Change, Process, current_process
+from streams.testing.virtual_tasks import NumberedTask, bury
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -32,20 +31,6 @@ class Deadlock(RuntimeError):
 
 class LimitExceeded(RuntimeError):
     """More virtual time or more steps than allowed: something goes round in circles."""
-
-
-class NumberedTask(asyncio.Task[T]):
-    """A task that hashes by the order of creation.
-
-    `TaskGroup`, `asyncio.wait` and `as_completed` iterate sets of tasks; by address, that order changes between runs.
-    """
-
-    def __init__(self, number: int, coroutine: Coroutine[Any, Any, T], **options: Any) -> None:
-        self.number = number
-        super().__init__(coroutine, **options)
-
-    def __hash__(self) -> int:
-        return self.number
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -270,23 +255,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._cancelled_timers = 0
 
     def _bury(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """End tasks of dead processes. Their finally blocks run now, but nothing that they do has an effect."""
+        """End tasks of dead processes without anything that they do having an effect."""
         self._burying = True
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         events._set_running_loop(self)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                while tasks:
-                    task = tasks.pop()
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    _close(task.get_coro())
-                for process in self._processes:
-                    process.corpses.clear()
+            bury(tasks)
+            for process in self._processes:
+                process.corpses.clear()
         finally:
             self._burying = False
             events._set_running_loop(None)
-            sys.unraisablehook = hook
 
     def _asyncgen_finalizer_hook(self, generator: Any) -> None:
         if not self._burying:
@@ -297,17 +275,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, _: object) -> None:
         pass
-
-
-def _close(coroutine: Any) -> None:
-    # One that awaits in a finally block refuses to be closed once for each such await.
-    for _ in range(100):
-        try:
-            if coroutine is not None:
-                coroutine.close()
-            return
-        except BaseException:
-            continue
 
 
 def run(main: Coroutine[Any, Any, T], *, seed: int = 0, **options: Any) -> T:

@@ -117,6 +117,9 @@ class Group:
 
         member.watcher = watcher
         member.process.watch(watcher)
+        if not member.process.running:
+            # Its request arrived after its end.
+            self._silence(member)
 
     def _drop(self, member: Member) -> None:
         del self._members[member.member_id]
