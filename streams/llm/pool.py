@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import SecretStr
 
@@ -204,7 +204,7 @@ class Pool:
             now - oldest.arrived if oldest else 0.0,
             self._why_down,
             tuple(key.status(now) for key in scheduler.keys),
-            self.counts,
+            replace(self.counts),
         )
 
     def stop(self) -> None:

@@ -134,7 +134,7 @@ def load_keys(name: str, pool: PoolSettings, environ: Mapping[str, str] = os.env
     else:
         variables = [pool.keys_env] if pool.keys_env else _default_variables(name, pool)
         text = next((environ[variable] for variable in variables if environ.get(variable)), "")
-        where, found = f"{' and '.join(variables)} are not set", [key.strip() for key in text.split(",")]
+        where, found = f"{' or '.join(variables)} is not set", [key.strip() for key in text.split(",")]
     keys = tuple(SecretStr(key) for key in dict.fromkeys(found) if key and not key.startswith("#"))
     if not keys:
         raise ConfigurationError(
