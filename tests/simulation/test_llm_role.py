@@ -37,7 +37,7 @@ async def live(seed: int) -> None:
                 raise Unavailable("status", "500: error")
             case 1:
                 raise Throttled("slow down")
-            case 2 if chance.random() < 0.1:
+            case 2 if request.model == "m":
                 raise Unauthorized("who are you?")
         return ChatResponse("yes", usage=Usage(20, chance.randrange(100)))
 
