@@ -74,7 +74,7 @@ class Dispatcher:
         if isinstance(stamp, Refusal):
             return fall_back(request, Failure(tool.dependency, "open", stamp.reason), now)
         if once:
-            live.kept.append(KeptStep(live.incarnation, request.step, request.name, digest(request.payload)))
+            live.keep(KeptStep(live.incarnation, request.step, request.name, digest(request.payload)))
         call = ToolCall(
             invocation=live.id,
             incarnation=live.incarnation,

@@ -30,11 +30,11 @@ from streams.errors import (
 from streams.records import decode, decode_as, encode, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
-from streams.records.journal import Completion, Early, Marker
+from streams.records.journal import Completion, Early, KeptStep, Marker
 from streams.records.signals import Answer, Cancel, Order, Signal, StatusQuery
 from streams.records.state import StateDelta
 from streams.records.steps import LlmResult, ToolResult
-from streams.shards.dispatch import Admission, Dispatcher, completed, fall_back, signal_completion
+from streams.shards.dispatch import Admission, Dispatcher, completed, fall_back, raised, signal_completion
 from streams.shards.effects import Counters, Event, ShardLimits, Write
 from streams.shards.ending import Ending, cancelled, failed, refused
 from streams.shards.handlers import MISSING_VERSION, Handlers
@@ -52,11 +52,22 @@ class Instance:
     Attributes:
         active: The invocation that runs alone.
         readers: Invocations of a concurrent agent.
+        turning: The next one is being chosen.
     """
 
     active: Live | None = None
     mailbox: deque[Live] = field(default_factory=deque)
     readers: dict[str, Live] = field(default_factory=dict)
+    turning: bool = False
+
+
+NEVER = float("inf")
+
+SPARE_WAKES = 10_000
+"""Wakes of ended invocations that are kept before the heap is made anew."""
+
+EXPIRY_SLACK_S = 60.0
+"""Seconds for which what has expired may stay in a shard where nothing else happens, so that it goes in batches."""
 
 
 class Engine:
@@ -139,8 +150,7 @@ class Engine:
                 continue
             self.handle(event.record)
         self._wake()
-        for invocation in self.markers.expire(int(self.now * 1000)):
-            self.outbox.journal(invocation.encode(), None)
+        self._expire()
         for live in self._dirty.values():
             self._count_bytes(live, live.size_bytes)
             self.outbox.journal_all(live.writes(self.limits.chunk_bytes))
@@ -166,9 +176,18 @@ class Engine:
             at, _, invocation = self._wakes[0]
             live = self.live.get(invocation)
             if live is not None and live.wake_at_s == at:
-                return at
+                return min(at, self._next_expiry())
             heapq.heappop(self._wakes)
-        return None
+        expiry = self._next_expiry()
+        return expiry if expiry < NEVER else None
+
+    def _next_expiry(self) -> float:
+        """When something should be forgotten even if nothing else happens."""
+        at = self.markers.next_expiry_s + EXPIRY_SLACK_S
+        if self.early:
+            first_at_ms = next(iter(self.early.values())).first_at_ms
+            at = min(at, first_at_ms / 1000 + self.limits.early_s + EXPIRY_SLACK_S)
+        return at
 
     @property
     def saturated(self) -> bool:
@@ -192,7 +211,7 @@ class Engine:
             self._count_bytes(live, live.size_bytes)
             self.handlers.working += live.working
             if live.phase == PARKED and live.reason.startswith(MISSING_VERSION):
-                live.phase, live.wake_at_s = RUNNING, now
+                live.wake_at_s = now
             self._seat(live)
             if live.wake_at_s:
                 self.push_wake(live)
@@ -206,7 +225,7 @@ class Engine:
         instance = self._instance(live)
         agent = self.app.agents.get(live.invocation.agent, {}).get(live.version)
         if live.phase == QUEUED:
-            if live.invocation.not_before_ms <= self.now * 1000:
+            if live.invocation.not_before_ms / 1000 <= self.now:
                 instance.mailbox.append(live)
         elif agent is not None and agent.concurrent:
             instance.readers[live.id] = live
@@ -244,10 +263,11 @@ class Engine:
     def _accept(self, invocation: Invocation) -> None:
         try:
             agent = self._check(invocation)
-        except (StreamsError, ValueError) as error:
+        except Exception as error:  # what a user's validator or key function raises refuses its input, not the shard
             result = refused(invocation, self.now, error)
             self._publish(result, invocation)
             self._mark(result)
+            self._drop_early(invocation.id)
             return
         instance = self.instances.get(invocation.agent_id)
         if instance is not None and len(instance.mailbox) >= self.limits.max_mailbox:
@@ -261,16 +281,13 @@ class Engine:
         self.live[live.id] = live
         live.wake_at_s = invocation.deadline_ms / 1000
         self.touch(live)
-        if invocation.not_before_ms > self.now * 1000:
+        if invocation.not_before_ms / 1000 > self.now:
             live.wake_at_s = min(live.wake_at_s, invocation.not_before_ms / 1000)
         else:
             self._enter(live, agent)
         self.push_wake(live)
-        if (early := self.early.pop(live.id, None)) is not None:
-            self.outbox.journal(early_key(live.id), None)
-            for data in early.records:
-                record = decode(data)
-                self.handle(record)
+        for data in self._drop_early(live.id):
+            self.handle(decode(data))
 
     def _check(self, invocation: Invocation) -> Agent[Any, Any]:
         agent = self.app.latest(invocation.agent)
@@ -284,15 +301,15 @@ class Engine:
                 f"the record's key says {invocation.agent_id!r}, its input belongs to "
                 f"{agent_id(invocation.agent, derived)!r}; publish it under that key"
             )
-        if invocation.deadline_ms <= self.now * 1000:
+        if invocation.deadline_ms / 1000 <= self.now:
             raise DeadlineExceeded(f"{invocation.id} arrived after its deadline; submit it with a later one")
         return agent
 
-    def _enter(self, live: Live, agent: Agent[Any, Any]) -> None:
+    def _enter(self, live: Live, agent: Agent[Any, Any] | None) -> None:
         instance = self._instance(live)
         if live.invocation.agent in self.paused:
             instance.mailbox.append(live)
-        elif agent.concurrent:
+        elif agent is not None and agent.concurrent:
             instance.readers[live.id] = live
             self.handlers.start(live)
         elif instance.active is None and not instance.mailbox:
@@ -303,17 +320,18 @@ class Engine:
 
     def next_of(self, instance: Instance, owner: str) -> None:
         """Start whoever has the turn at an agent instance."""
-        while instance.active is None and instance.mailbox:
-            live = instance.mailbox[0]
-            if live.invocation.agent in self.paused:
-                return
-            instance.mailbox.popleft()
+        if instance.turning:
+            return  # one that has just started has ended at once; the loop below goes on
+        instance.turning = True
+        while instance.active is None and instance.mailbox and instance.mailbox[0].invocation.agent not in self.paused:
+            live = instance.mailbox.popleft()
             agent = self.app.agents.get(live.invocation.agent, {}).get(live.version)
             if agent is not None and agent.concurrent:
                 instance.readers[live.id] = live
             else:
                 instance.active = live
             self.handlers.start(live)
+        instance.turning = False
         if instance.active is None and not instance.mailbox and not instance.readers:
             self.instances.pop(owner, None)
 
@@ -409,12 +427,18 @@ class Engine:
         for index, kept in enumerate(live.kept):
             if kind == "tool" and (kept.incarnation, kept.step) == (result.incarnation, result.step):
                 if kept.completion is None:
-                    bare = Request(kept.step, kind, kept.tool, b"", self.app.tools[kept.tool], _NO_FUTURE, 0.0)
-                    outcome = self._complete(bare, result)
+                    outcome = self._complete_kept(kept, result)
                     live.kept[index] = replace(kept, completion=encode(outcome))
                     self.touch(live)
                 return live.aliases.get(index)
         return None
+
+    def _complete_kept(self, kept: KeptStep, result: ToolResult | LlmResult) -> Completion:
+        tool = self.app.tools.get(kept.tool)
+        request = Request(kept.step, "tool", kept.tool, b"", tool, _NO_FUTURE, 0.0)
+        if tool is None:
+            return raised(request, HandlerError(f"tool {kept.tool!r} is not declared any more"), self.now)
+        return self._complete(request, result)
 
     def _complete(self, request: Request, result: ToolResult | LlmResult) -> Completion:
         fields = outcome_of(result)
@@ -470,8 +494,8 @@ class Engine:
             self._hold(live, signal)
             return
         if signal.signal_id in live.seen:
+            self.counters.ignored += 1
             return
-        live.seen.add(signal.signal_id)
         run = live.run
         assert run is not None
         waiting = (
@@ -480,15 +504,20 @@ class Engine:
         if (request := next(waiting, None)) is None:
             self._buffer(live, signal)
             return
+        live.seen.add(signal.signal_id)
         self.handlers.give(live, signal_completion(signal, request, self.now))
         self.handlers.drive(live, agent)
 
     def _buffer(self, live: Live, signal: Signal) -> None:
-        if len(live.signals) < self.limits.max_signals:
-            live.signals.append(encode(signal))
-            self.touch(live)
-        else:
+        """Keep a signal that nobody waits for yet, once; beyond the bounds it is dropped."""
+        data = encode(signal)
+        room = self.limits.max_payload_bytes - sum(map(len, live.signals))
+        if signal.signal_id in live.seen or len(live.signals) >= self.limits.max_signals or len(data) > room:
             self.counters.ignored += 1
+            return
+        live.seen.add(signal.signal_id)
+        live.signals.append(data)
+        self.touch(live)
 
     def _keep_early(self, invocation: str, record: Signal | Cancel) -> None:
         known = self.early.get(invocation)
@@ -499,10 +528,20 @@ class Engine:
         first = known.first_at_ms if known else int(self.now * 1000)
         self.early[invocation] = early = Early((*(known.records if known else ()), encode(record)), first)
         self.outbox.journal(early_key(invocation), encode(early))
+
+    def _drop_early(self, invocation: str) -> tuple[bytes, ...]:
+        early = self.early.pop(invocation, None)
+        if early is None:
+            return ()
+        self.outbox.journal(early_key(invocation), None)
+        return early.records
+
+    def _expire(self) -> None:
+        for invocation in self.markers.expire(int(self.now * 1000)):
+            self.outbox.journal(invocation.encode(), None)
         horizon = int((self.now - self.limits.early_s) * 1000)
         while self.early and (oldest := next(iter(self.early.items())))[1].first_at_ms < horizon:
-            del self.early[oldest[0]]
-            self.outbox.journal(early_key(oldest[0]), None)
+            self._drop_early(oldest[0])
 
     def _on_cancel(self, cancel: Cancel) -> None:
         live = self.live.get(cancel.invocation)
@@ -526,6 +565,9 @@ class Engine:
         self.handlers.drive(live, agent)
 
     def _hold(self, live: Live, record: Any) -> None:
+        if isinstance(record, Signal) and len(live.held) >= self.limits.max_signals:
+            self.counters.ignored += 1
+            return
         live.held.append(encode(record))
         self.touch(live)
 
@@ -535,7 +577,7 @@ class Engine:
             live = self.live.get(invocation)
             if live is None or live.wake_at_s != at:
                 continue
-            if live.invocation.deadline_ms <= self.now * 1000:
+            if live.invocation.deadline_ms / 1000 <= self.now:
                 error = DeadlineExceeded(f"{live.id} did not end before its deadline")
                 if live.phase == RUNNING:
                     self.handlers.activate(live)
@@ -545,6 +587,23 @@ class Engine:
                 self._due(live)
             elif live.phase == RUNNING:
                 self._tick(live)
+            elif live.reason.startswith(MISSING_VERSION):
+                self.go_on(live)
+
+    def go_on(self, live: Live) -> None:
+        """Let a parked invocation go on with what has come for it meanwhile."""
+        live.phase, live.reason = RUNNING, ""
+        self.touch(live)
+        held = live.take_held()
+        if not live.open and not live.closed:
+            self.handlers.start(live)
+        elif self.handlers.activate(live) is not None and live.run is not None:
+            self.handlers.rest(live, live.run)
+        for data in held:
+            self.handle(decode(data))
+        agent = self.app.agents.get(live.invocation.agent, {}).get(live.version)
+        if live.run is not None and agent is not None:
+            self.handlers.drive(live, agent)
 
     def _due(self, live: Live) -> None:
         live.wake_at_s = live.invocation.deadline_ms / 1000
@@ -553,10 +612,8 @@ class Engine:
         instance = self._instance(live)
         if live in instance.mailbox:
             self.next_of(instance, live.invocation.agent_id)
-        elif (agent := self.app.agents.get(live.invocation.agent, {}).get(live.version)) is not None:
-            self._enter(live, agent)
         else:
-            self.handlers.agent_of(live)
+            self._enter(live, self.app.agents.get(live.invocation.agent, {}).get(live.version))
 
     def _tick(self, live: Live) -> None:
         started = live.started_at_ms and (live.open or live.closed)
@@ -572,11 +629,16 @@ class Engine:
             if (request := run.waits_for(step)) is not None:
                 failure = Failure(request.spec.dependency, "deadline", "no worker answered in time")
                 self.handlers.give(live, fall_back(request, failure, self.now))
+                self.handlers.drive(live, agent)
         self.handlers.drive(live, agent)
 
     def push_wake(self, live: Live) -> None:
         """Look at *live* at its `wake_at_s`."""
         heapq.heappush(self._wakes, (live.wake_at_s, live.accepted, live.id))
+        if len(self._wakes) > 2 * len(self.live) + SPARE_WAKES:
+            # Deadlines of those that have ended stay in the heap until they pass; an hour of them is too much.
+            self._wakes = [(live.wake_at_s, live.accepted, live.id) for live in self.live.values() if live.wake_at_s]
+            heapq.heapify(self._wakes)
 
     def _on_order(self, order: Order) -> None:
         try:
@@ -639,6 +701,13 @@ class Engine:
             self._publish(result, record)
             self._mark(result)
         return self.outbox.take()
+
+    def close(self) -> None:
+        """Drop all handlers, so that none is ended by the garbage collector in the midst of another one's step."""
+        for live in self.live.values():
+            if live.run is not None:
+                live.run.close()
+                live.run = None
 
     def suspects(self, event: Event) -> str:
         """Return the invocation that an event is for, empty where it is for none."""

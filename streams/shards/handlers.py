@@ -126,6 +126,7 @@ class Handlers:
             try:
                 for completion in live.completions():
                     run.apply(completion)
+                    self._match(live, run)
                     if completion.kind == "signal":
                         live.seen.add(completion.cause)
                     elif completion.kind == CANCEL:
@@ -145,12 +146,16 @@ class Handlers:
 
     def _recall(self, live: Live, run: Run) -> None:
         """Note again what was known about the requests that an earlier run has sent."""
-        for request in run.take_replayed():
-            if request.kind == "tool" and request.spec.policy.effect == "at-most-once":
-                match_kept(live, request)
+        run.take_replayed()
         for request in run.pending.values():
             self._watch(live, request)
         live.children = sum(r.kind == "child" and not r.abandoned for r in run.pending.values())
+
+    def _match(self, live: Live, run: Run) -> None:
+        """Find again which call of an earlier incarnation each request repeats; as often as when they were sent."""
+        for request in run.take_requests():
+            if live.incarnation and request.kind == "tool" and request.spec.policy.effect == "at-most-once":
+                match_kept(live, request)
 
     def _watch(self, live: Live, request: Request) -> None:
         if request.kind in WORK:
@@ -171,6 +176,8 @@ class Handlers:
             self.park(live, f"NonDeterminism: {error}")
         except HandlerError as error:
             self._desk.end(live, failed(live, self.now, error))
+        except SystemExit:
+            pass  # sys.exit() in a handler ends the handler: its task has the exception, as any other
 
     def drive(self, live: Live, agent: Agent[Any, Any]) -> None:
         """Answer requests and fire timers, one completion at a time, until the handler waits for something outside."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from streams.agents.run import Run
+from streams.errors import CodecError
 from streams.records import decode_as, encode
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, JournalChunk, JournalEntry, KeptStep
+from streams.records.signals import Signal
 
 QUEUED, RUNNING, PARKED = "queued", "running", "parked"
 SEPARATOR = "\x00"
 CURSOR_KEY = b"\x00cursor"
-INPUT_CHUNK, SNAPSHOT_CHUNK = -1, -2
+INPUT_CHUNK, SNAPSHOT_CHUNK, HELD_CHUNK = -1, -2, -1_000_000
+"""Numbers of chunks that are not completions; what needs several counts down from there."""
+
 LARGE_INPUT_BYTES = 4_096
+
+
+_KEPT_STEP = encode(KeptStep(0, 0, "", b""))[:10]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +73,9 @@ class Live:
     counted_bytes: int = 0
     input_written: bool = False
     snapshot_written: bool = False
+    snapshot_chunks: int = 0
+    held_first: int = 0
+    held_written: tuple[int, int] = (0, 0)
 
     @property
     def id(self) -> str:
@@ -77,14 +89,37 @@ class Live:
 
     def completions(self) -> Iterator[Completion]:
         """Yield what was applied to the handler, in order."""
-        for data in self.closed:
-            yield decode_as(Completion, data)
-        for data in self.open:
-            yield decode_as(Completion, data)
+        for data in chain(self.closed, self.open):
+            if not is_kept_step(data):
+                yield decode_as(Completion, data)
 
     def add(self, completion: Completion) -> None:
         """Note a completion that is being applied."""
-        data = encode(completion)
+        self._append(encode(completion))
+
+    def keep(self, step: KeptStep) -> None:
+        """Note an at-most-once call that is being made; it stands among the completions, so that many cost O(N)."""
+        self.kept.append(step)
+        self._append(encode(step))
+
+    def take_held(self) -> list[bytes]:
+        """Return what has come while it was parked, and forget it; numbers go on, so that none is used twice."""
+        held, self.held = self.held, []
+        self.held_first += len(held)
+        return held
+
+    def forget_run(self) -> None:
+        """Start anew as the next incarnation, but for what is `kept` and what was told."""
+        self.incarnation += 1
+        self.closed, self.open, self.open_bytes, self.chunks = [], [], 0, 0
+        self.held, self.held_first, self.held_written = [], 0, (0, 0)
+        self.snapshot, self.snapshot_written, self.snapshot_chunks = None, False, 0
+        self.asked, self.reason, self.patches = 0, "", frozenset()
+        self.cancelled, self.children = False, 0
+        self.aliases.clear()
+        self.deadlines.clear()
+
+    def _append(self, data: bytes) -> None:
         self.open.append(data)
         self.open_bytes += len(data)
 
@@ -106,35 +141,48 @@ class Live:
             asked=self.asked,
             wake_at_s=self.wake_at_s,
             reason=self.reason,
-            kept=tuple(encode(kept) for kept in self.kept),
+            kept=tuple(encode(kept) for kept in self.kept if kept.incarnation < self.incarnation),
             signals=tuple(self.signals),
-            held=tuple(self.held),
             snapshot=None,
             working=self.working,
             patches=tuple(sorted(self.patches)),
         )
 
-    def writes(self, chunk_bytes: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and value of the journal records that bring the log up to date; closes a full chunk."""
+    def writes(self, chunk_bytes: int) -> Iterator[tuple[bytes, bytes | None]]:
+        """Yield key and value of the journal records that bring the log up to date; closes a full chunk.
+
+        No record is much larger than *chunk_bytes* or one payload, however much has come in one transaction.
+        """
         if len(self.encoded) > LARGE_INPUT_BYTES and not self.input_written:
             self.input_written = True
             yield self._chunk(INPUT_CHUNK, (self.encoded,))
         if self.snapshot is not None and not self.snapshot_written:
             self.snapshot_written = True
-            yield self._chunk(SNAPSHOT_CHUNK, self.snapshot)
+            for piece in pieces(self.snapshot, chunk_bytes):
+                yield self._chunk(SNAPSHOT_CHUNK - self.snapshot_chunks, piece)
+                self.snapshot_chunks += 1
         if self.open_bytes > chunk_bytes:
-            yield self._chunk(self.chunks, tuple(self.open))
-            self.chunks += 1
+            for piece in pieces(self.open, chunk_bytes):
+                yield self._chunk(self.chunks, piece)
+                self.chunks += 1
             self.closed += self.open
             self.open, self.open_bytes = [], 0
+        for number in range(self.held_written[0], min(self.held_first, self.held_written[1])):
+            yield self._key(HELD_CHUNK - number), None
+        last = self.held_first + len(self.held)
+        for number in range(max(self.held_first, self.held_written[1]), last):
+            yield self._chunk(HELD_CHUNK - number, (self.held[number - self.held_first],))
+        self.held_written = (self.held_first, last)
         yield self.id.encode(), encode(self.entry())
 
     def chunk_keys(self) -> Iterator[bytes]:
         """Yield the keys that its end must tombstone."""
         if self.input_written:
             yield self._key(INPUT_CHUNK)
-        if self.snapshot_written:
-            yield self._key(SNAPSHOT_CHUNK)
+        for number in range(self.snapshot_chunks):
+            yield self._key(SNAPSHOT_CHUNK - number)
+        for number in range(*self.held_written):
+            yield self._key(HELD_CHUNK - number)
         for number in range(self.chunks):
             yield self._key(number)
 
@@ -160,8 +208,18 @@ def restore_live(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk
     """Return the live invocation that an entry and its chunks (by incarnation and number) describe.
 
     Raises:
-        KeyError: A chunk is missing: the journal is damaged.
+        CodecError: A chunk is missing: the journal is damaged.
     """
+    try:
+        return _restore(entry, chunks)
+    except KeyError as missing:
+        identity = next(iter(chunks.values())).invocation if chunks else "an invocation with a large input"
+        raise CodecError(
+            f"chunk {missing} of the journal of {identity} is missing: the journal is damaged; restore the topic"
+        ) from None
+
+
+def _restore(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk]) -> Live:
     large = not entry.invocation
     encoded = chunks[0, INPUT_CHUNK].completions[0] if large else entry.invocation
     live = Live(decode_as(Invocation, encoded), encoded, entry.accepted)
@@ -172,14 +230,47 @@ def restore_live(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk
     live.open = list(entry.completions)
     live.open_bytes = sum(map(len, live.open))
     live.kept = [decode_as(KeptStep, data) for data in entry.kept]
+    live.kept += [decode_as(KeptStep, data) for data in chain(live.closed, live.open) if is_kept_step(data)]
     live.signals = list(entry.signals)
-    live.held = list(entry.held)
+    live.seen = {decode_as(Signal, data).signal_id for data in live.signals}
+    held = _numbered(chunks, entry.incarnation, HELD_CHUNK, -sys.maxsize)
+    live.held = [data for number in held for data in chunks[entry.incarnation, number].completions]
+    if held:
+        live.held_first = HELD_CHUNK - held[0]
+        live.held_written = (live.held_first, live.held_first + len(held))
     live.working = entry.working
     live.patches = frozenset(entry.patches)
     live.input_written = large
-    if (snapshot := chunks.get((entry.incarnation, SNAPSHOT_CHUNK))) is not None:
-        live.snapshot, live.snapshot_written = snapshot.completions, True
+    for number in _numbered(chunks, entry.incarnation, SNAPSHOT_CHUNK, HELD_CHUNK):
+        live.snapshot = (*(live.snapshot or ()), *chunks[entry.incarnation, number].completions)
+        live.snapshot_written = True
+        live.snapshot_chunks += 1
     return live
+
+
+def _numbered(chunks: dict[tuple[int, int], JournalChunk], incarnation: int, first: int, beyond: int) -> list[int]:
+    """Return the numbers of the chunks of one kind, in their order."""
+    numbers = [number for of, number in chunks if of == incarnation and beyond < number <= first]
+    return sorted(numbers, reverse=True)
+
+
+def pieces(records: Iterable[bytes], most_bytes: int) -> Iterator[tuple[bytes, ...]]:
+    """Yield *records* in their order, in pieces of at most about *most_bytes*; a larger one is a piece of its own."""
+    piece: list[bytes] = []
+    size = 0
+    for record in records:
+        if piece and size + len(record) > most_bytes:
+            yield tuple(piece)
+            piece, size = [], 0
+        piece.append(record)
+        size += len(record)
+    if piece:
+        yield tuple(piece)
+
+
+def is_kept_step(data: bytes) -> bool:
+    """Tell an encoded `KeptStep` from a completion, without decoding it."""
+    return data[:10] == _KEPT_STEP
 
 
 def outcome_of(record: Any) -> dict[str, Any]:

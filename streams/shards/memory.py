@@ -103,5 +103,12 @@ class Markers:
             self._bytes -= len(oldest.result)
             yield invocation
 
+    @property
+    def next_expiry_s(self) -> float:
+        """When the oldest is beyond the window, in seconds since the epoch; infinite where there is none."""
+        if not self._markers:
+            return float("inf")
+        return (next(iter(self._markers.values())).finished_at_ms + self._window_ms) / 1000
+
     def __len__(self) -> int:
         return len(self._markers)

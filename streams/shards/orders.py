@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from streams.errors import HandlerError, InvalidInput, UnknownName
 from streams.records import decode, encode
-from streams.records.signals import Order
+from streams.records.signals import Cancel, Order, Signal
 from streams.records.steps import ToolResult
 from streams.shards.ending import failed
-from streams.shards.live import PARKED, QUEUED, RUNNING, Live
+from streams.shards.live import PARKED, QUEUED, Live
 
 if TYPE_CHECKING:
     from streams.shards.engine import Engine
@@ -42,36 +42,23 @@ class Orders:
         if order.action == "resume":
             if live.phase != PARKED:
                 raise InvalidInput(f"{live.id} is {live.phase}, not parked; there is nothing to resume")
-            self._unpark(live)
+            engine.go_on(live)
             return live.phase
         if order.action == "restart":
             self._restart(live)
             return "restarted"
         raise InvalidInput(f"{order.action!r} is not one of resume, restart, fail, pause, unpause")
 
-    def _unpark(self, live: Live) -> None:
-        engine, handlers = self._engine, self._engine.handlers
-        live.phase, live.reason = RUNNING, ""
-        engine.touch(live)
-        if not live.open and not live.closed:
-            handlers.start(live)
-            return
-        agent = handlers.activate(live)
-        if agent is None:
-            return
-        held, live.held = live.held, []
-        if live.run is not None:
-            handlers.rest(live, live.run)
-        for data in held:
-            record = decode(data)
-            engine.handle(record)
-        if live.run is not None:
-            handlers.drive(live, agent)
-
     def _restart(self, live: Live) -> None:
         engine, handlers = self._engine, self._engine.handlers
         if live.phase == QUEUED:
             raise InvalidInput(f"{live.id} has not started; there is nothing to restart")
+        latest = engine.app.latest(live.invocation.agent)
+        signals = [
+            Signal(live.id, c.name, c.value or b"null", c.cause, int(c.at_s * 1000))
+            for c in live.completions()
+            if c.kind == "signal"
+        ]
         outcomes = {c.step: c for c in live.completions() if c.kind == "tool"}
         live.kept = [
             replace(kept, completion=encode(outcomes[kept.step]))
@@ -79,8 +66,8 @@ class Orders:
             else kept
             for kept in live.kept
         ]
-        for data in live.held:
-            record = decode(data)
+        held = [decode(data) for data in live.held]
+        for record in held:
             if isinstance(record, ToolResult):
                 engine.kept_step(live, "tool", record)
         for key in live.chunk_keys():
@@ -89,15 +76,16 @@ class Orders:
         if live.run is not None:
             live.run.close()
             live.run = None
-        live.incarnation += 1
-        live.closed, live.open, live.open_bytes, live.chunks = [], [], 0, 0
-        live.held, live.asked, live.reason, live.patches = [], 0, "", frozenset()
-        live.snapshot, live.snapshot_written, live.cancelled, live.children = None, False, False, 0
-        live.aliases.clear()
-        live.deadlines.clear()
-        live.version = engine.app.latest(live.invocation.agent).version
+        live.forget_run()
+        # What was told to the earlier incarnation is still true: nobody is going to say it again.
+        live.signals = [*map(encode, signals), *live.signals]
+        live.seen |= {signal.signal_id for signal in signals}
+        live.version = latest.version
         engine.touch(live)
         handlers.start(live)
+        for record in held:
+            if isinstance(record, Signal | Cancel):
+                engine.handle(record)
 
     def _pause(self, order: Order) -> str:
         engine = self._engine

@@ -45,7 +45,7 @@ class Outbox:
         """Write a journal record; None tombstones it."""
         self._writes.append(Write("journal", key, value, self._partition))
 
-    def journal_all(self, records: Iterator[tuple[bytes, bytes]]) -> None:
+    def journal_all(self, records: Iterator[tuple[bytes, bytes | None]]) -> None:
         """Write several journal records."""
         for key, value in records:
             self.journal(key, value)

@@ -113,6 +113,7 @@ class ShardProcessor:
                 await self._assign(reader)
                 await self._cycle(reader)
         finally:
+            self.engine.close()
             await ring.close()
 
     def stop(self) -> None:
