@@ -32,6 +32,11 @@ def accepted(invocation: str) -> Response:
     return as_json({"invocation": invocation, "phase": "accepted", "location": path}, 202, {"Location": path})
 
 
+def unread(invocation: str) -> Response:
+    """Return 200 for one that is accepted and stands in its shard's backlog."""
+    return as_json({"invocation": invocation, "phase": "accepted", "waits_for": [{"kind": "shard"}]})
+
+
 def finished(result: InvocationResult[Any]) -> Response:
     """Return 200 with a result, also of an invocation that failed: the request for it succeeded.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,13 +21,17 @@ from streams.client.handle import Handle
 from streams.errors import InvalidInput, PayloadTooLarge, ResultTimeout, StreamsError, UnknownInvocation
 from streams.gateway.bearer import Bearers
 from streams.gateway.bodies import invalid, parse_invocation, parse_json, parse_wait, read_body
-from streams.gateway.documents import ROOT, accepted, as_json, finished
+from streams.gateway.documents import ROOT, accepted, as_json, finished, unread
 from streams.gateway.problems import Problem, problem_of
 from streams.gateway.settings import GatewaySettings
+from streams.gateway.unread import Unread
 from streams.records.ids import split_invocation_id
 
 FINISHED_S = 10.0
 """Seconds to wait for a result that its shard says is there."""
+
+UNREAD_RETRY_S = 0.1
+"""Between two questions for an invocation that its shard has yet to read."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -51,6 +56,7 @@ class Gateway:
         self._settings = settings
         self._max_payload_bytes = max_payload_bytes
         self._bearers = Bearers(settings.tokens)
+        self._unread = Unread()
 
     def asgi(self) -> Starlette:
         """Return it as an ASGI application."""
@@ -100,17 +106,33 @@ class Gateway:
             tenant=(body.tenant or "") if tenant is None else tenant,
             traceparent=_traceparent(request),
         )
-        if not wait_s:
-            return accepted(handle.invocation_id)
-        try:
-            return finished(await handle.result(wait_s))
-        except ResultTimeout:
-            return accepted(handle.invocation_id)
+        if wait_s:
+            try:
+                return finished(await handle.result(wait_s))
+            except ResultTimeout:
+                pass  # it goes on
+        self._unread.add(handle.invocation_id)
+        return accepted(handle.invocation_id)
 
     async def _get(self, request: Request) -> Response:
         tenant = self._tenant(request)
         wait_s = parse_wait(request.query_params.get("wait"), self._settings.max_wait_s)
         handle = self._handle(request)
+        clock = asyncio.get_running_loop().time
+        until = clock() + wait_s
+        while True:
+            try:
+                response = await self._look(handle, max(0.0, until - clock()), tenant)
+                self._unread.known(handle.invocation_id)
+                return response
+            except UnknownInvocation:
+                if handle.invocation_id not in self._unread:
+                    raise
+            if clock() >= until:
+                return unread(handle.invocation_id)
+            await asyncio.sleep(UNREAD_RETRY_S)
+
+    async def _look(self, handle: Handle[Any], wait_s: float, tenant: str | None) -> Response:
         if wait_s:
             try:
                 return self._shown(await handle.result(wait_s), tenant)

@@ -60,10 +60,12 @@ def _is_json(settings: ObserveSettings, out: TextIO) -> bool:
 
 
 def _formatter(as_json: bool) -> logging.Formatter:
+    # Frames without their local variables: those are inputs, states and keys.
+    frames = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
     render: Sequence[structlog.typing.Processor] = (
-        (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_to_json))
+        (frames, structlog.processors.JSONRenderer(serializer=_to_json))
         if as_json
-        else (structlog.dev.ConsoleRenderer(),)
+        else (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),)
     )
     return structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],

@@ -1,0 +1,27 @@
+"""The registry is the complete list: names that Prometheus takes, labels that stay few, and a reader for each row."""
+
+import re
+
+from streams.observe import registry
+from streams.observe.registry import METRICS
+
+UNBOUNDED = {"agent_key", "agent_id", "invocation", "invocation_id", "idempotency_key", "tenant", "client"}
+
+
+def test_every_metric_says_its_kind_its_unit_and_what_it_means():
+    assert all(metric.kind in ("counter", "gauge") for metric in METRICS)
+    assert all(metric.unit and metric.meaning for metric in METRICS)
+
+
+def test_names_are_unique_and_as_prometheus_wants_them():
+    names = [metric.name for metric in METRICS]
+    assert len(set(names)) == len(names) >= 40
+    assert [name for name in names if not re.fullmatch(r"streams_[a-z_]+", name) or name.endswith("_total")] == []
+
+
+def test_no_label_names_an_agent_instance_an_invocation_or_a_tenant():
+    assert [metric.name for metric in METRICS if UNBOUNDED & set(metric.labels)] == []
+
+
+def test_the_list_has_every_metric_of_the_module():
+    assert set(METRICS) == {value for value in vars(registry).values() if isinstance(value, registry.Metric)}
