@@ -104,7 +104,8 @@ def _make_encoder(record: type[Any], schema: Any, head: bytes) -> Callable[[Any]
         buffer = io.BytesIO()
         buffer.write(head)
         try:
-            schemaless_writer(buffer, schema, dict(zip(names, values(value), strict=True)))
+            # Otherwise a tuple in a field that may be None is taken for fastavro's (name of the type, value).
+            schemaless_writer(buffer, schema, dict(zip(names, values(value), strict=True)), disable_tuple_notation=True)
         except Exception as error:
             raise CodecError(f"{record.__name__} cannot be encoded: {type(error).__name__}: {error}") from error
         return buffer.getvalue()
