@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 
 from streams.client.inbox import Slot
 from streams.client.outcome import InvocationResult
-from streams.errors import ResultTimeout, UnknownInvocation
+from streams.errors import BrokerUnavailable, ResultTimeout, UnknownInvocation
 from streams.records import decode_as
 from streams.records.ids import check_part
 from streams.records.invocations import Result
@@ -21,8 +22,12 @@ from streams.records.signals import Answer, Cancel, Signal, StatusQuery
 
 T = TypeVar("T")
 
-RECHECK_S = 5.0
-"""Seconds between questions to the shard while a result is waited for: a client that was away may have missed it."""
+log = logging.getLogger(__name__)
+
+FIRST_RECHECK_S = 5.0
+LAST_RECHECK_S = 60.0
+"""Seconds between questions to the shard while a result is waited for: a client that was away may have missed it. They
+grow, so that those who wait for an overloaded shard do not add to its load."""
 
 
 class Handle(Generic[T]):
@@ -58,12 +63,15 @@ class Handle(Generic[T]):
             timeout: Seconds; None waits until the invocation's deadline ends it.
 
         Raises:
-            ResultTimeout: It did not come in time; the invocation goes on.
+            ResultTimeout: It did not come in time; the invocation goes on. For a handle made from an ID also when its
+                shard does not answer.
             UnknownInvocation: No shard knows the ID, for a handle made from an ID.
         """
         try:
             async with asyncio.timeout(timeout):
                 return InvocationResult(await self._wait(), self._adapter)
+        except ResultTimeout:
+            raise
         except TimeoutError:
             raise ResultTimeout(
                 f"{self.invocation_id} has no result after {timeout:g} s; it goes on, ask again with client.handle(id)"
@@ -71,21 +79,26 @@ class Handle(Generic[T]):
 
     async def _wait(self) -> Result:
         future = self._slot.future
-        ask = not self._known
+        ask, pause = not self._known, FIRST_RECHECK_S
         while not future.done():
             if ask:
-                answer = await self._ask(self._query())
-                if answer.result is not None:
-                    self._slot.put(decode_as(Result, answer.result))
-                    break
-                if answer.status == "unknown" and not self._known:
-                    raise UnknownInvocation(
-                        f"no shard knows {self.invocation_id}; it was never submitted, or finished before the "
-                        "deduplication window"
-                    )
-            await asyncio.wait((future,), timeout=RECHECK_S)
-            ask = True
+                await self._look(future)
+            await asyncio.wait((future,), timeout=pause)
+            ask, pause = True, min(2 * pause, LAST_RECHECK_S)
         return future.result()
+
+    async def _look(self, future: asyncio.Future[Result]) -> None:
+        """Ask the shard for a result that may have come and gone."""
+        try:
+            answer = await self._ask(self._query())
+        except (ResultTimeout, BrokerUnavailable):
+            return  # the shard is moving or the log is away; the result comes when they are back
+        if answer.result is not None:
+            self._slot.put(decode_as(Result, answer.result))
+        elif answer.status == "unknown" and not self._known and not future.done():
+            raise UnknownInvocation(
+                f"no shard knows {self.invocation_id}; it was never submitted, or finished before the deduplication window"
+            )
 
     async def status(self) -> dict[str, Any]:
         """Return where the invocation stands: phase, and what it waits for.
