@@ -63,15 +63,12 @@ class Handle(Generic[T]):
             timeout: Seconds; None waits until the invocation's deadline ends it.
 
         Raises:
-            ResultTimeout: It did not come in time; the invocation goes on. For a handle made from an ID also when its
-                shard does not answer.
+            ResultTimeout: It did not come in time; the invocation goes on.
             UnknownInvocation: No shard knows the ID, for a handle made from an ID.
         """
         try:
             async with asyncio.timeout(timeout):
                 return InvocationResult(await self._wait(), self._adapter)
-        except ResultTimeout:
-            raise
         except TimeoutError:
             raise ResultTimeout(
                 f"{self.invocation_id} has no result after {timeout:g} s; it goes on, ask again with client.handle(id)"
@@ -88,16 +85,26 @@ class Handle(Generic[T]):
         return future.result()
 
     async def _look(self, future: asyncio.Future[Result]) -> None:
-        """Ask the shard for a result that may have come and gone."""
+        """Ask the shard for a result that may have come and gone; no longer once it comes after all."""
+        asking = asyncio.ensure_future(self._ask(self._query()))
         try:
-            answer = await self._ask(self._query())
-        except (ResultTimeout, BrokerUnavailable):
-            return  # the shard is moving or the log is away; the result comes when they are back
+            await asyncio.wait((asking, future), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return
+            answer = asking.result()
+        except (ResultTimeout, BrokerUnavailable) as error:
+            # The shard is moving or the log is away; the result comes when they are back.
+            log.warning("still waiting for %s: %s", self.invocation_id, error)
+            return
+        finally:
+            asking.cancel()
+            await asyncio.wait((asking,))
         if answer.result is not None:
             self._slot.put(decode_as(Result, answer.result))
         elif answer.status == "unknown" and not self._known and not future.done():
             raise UnknownInvocation(
-                f"no shard knows {self.invocation_id}; it was never submitted, or finished before the deduplication window"
+                f"no shard knows {self.invocation_id}; it was never submitted, or finished before the deduplication "
+                "window"
             )
 
     async def status(self) -> dict[str, Any]:
