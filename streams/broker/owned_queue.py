@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from streams.broker.dead_letters import dead_letter_message
 from streams.broker.port import Broker, LogRecord, Message, Partition, Producer, Reader
+from streams.broker.retention import delete_consumed
 from streams.broker.watermark import Watermark
 from streams.errors import BrokerError, CodecError, CommitAmbiguous, StreamsError, UnknownSchema
 
@@ -26,6 +28,7 @@ CLOCK_SKEW_MS = 60_000
 """Results are looked for from this long before the first open call: stamps of different machines differ."""
 
 COMMIT_INTERVAL_S = 0.5
+TRIM_INTERVAL_S = 3_600.0
 RETRY_S = 1.0
 MAX_RETRY_S = 15.0
 
@@ -59,6 +62,7 @@ class QueuePlan:
         role: Group names are `<namespace>-<role>` (positions) and `<namespace>-<role>-owners`.
         calls: Topics of calls: the base topic and its lanes.
         results: Topic of their results.
+        history_s: Seconds for which calls are kept after they were answered.
         max_open: Calls of a partition that are worked on or wait for a place; beyond it nothing more is read.
     """
 
@@ -68,6 +72,7 @@ class QueuePlan:
     calls: tuple[str, ...]
     results: str
     dead_letters: str
+    history_s: float
     max_open: int = 1_000
 
 
@@ -184,7 +189,11 @@ class _Partition:
             await reader.assign(positions)
             self.ready = True
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._answer_for_ever()), group.create_task(self._commit_for_ever(reader))]
+                helpers = [
+                    group.create_task(self._answer_for_ever()),
+                    group.create_task(self._commit_for_ever(reader)),
+                    group.create_task(self._trim_for_ever()),
+                ]
                 calls: set[asyncio.Task[None]] = set()
                 await self._read_until_stopped(reader, session, group, calls)
                 if calls:
@@ -286,6 +295,16 @@ class _Partition:
         while True:
             await asyncio.sleep(COMMIT_INTERVAL_S)
             await self._commit(reader)
+
+    async def _trim_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_INTERVAL_S)
+            positions = {source: mark.position for source, mark in self.marks.items()}
+            try:
+                horizon_ms = int((time.time() - self._plan.history_s) * 1000)
+                await delete_consumed(self._broker.admin, positions, horizon_ms)
+            except BrokerError as error:
+                log.warning("%s %d could not delete answered calls: %s", self._plan.role, self._number, error)
 
     async def _commit(self, reader: Reader) -> None:
         try:

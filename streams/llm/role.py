@@ -99,6 +99,7 @@ class LlmRole:
             calls=(catalogue.name("llm-requests"), *(catalogue.name("llm-requests", lane) for lane in lanes)),
             results=catalogue.name("llm-results"),
             dead_letters=catalogue.name("dead-letters"),
+            history_s=catalogue.history_s,
             max_open=settings.max_held,
         )
         self.queue = _Queue(self._let_go, broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s)

@@ -18,6 +18,7 @@ from streams.breakers.feed import breakers_table, report_outcomes
 from streams.breakers.view import BreakerView
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
+from streams.broker.retention import delete_consumed
 from streams.errors import StreamsError
 from streams.records import encode, headers
 from streams.records.invocations import Result
@@ -197,9 +198,7 @@ class ShardRole:
             for kind in SHARD_INPUTS
             if kind in processor.durable
         }
-        if durable:
-            old = await self._broker.admin.offsets_at(dict.fromkeys(durable, horizon))
-            await self._broker.admin.delete_records({p: min(offset, old[p]) for p, offset in durable.items()})
+        await delete_consumed(self._broker.admin, durable, horizon)
 
 
 def encode_result(result: Result, *, as_json: bool) -> tuple[bytes, bytes]:

@@ -86,6 +86,7 @@ class ToolRole:
             ),
             results=catalogue.name("tool-results"),
             dead_letters=catalogue.name("dead-letters"),
+            history_s=catalogue.history_s,
             max_open=settings.max_open,
         )
         self.queue = OwnedQueue(broker, plan, self._open, instance_id=instance_id)
