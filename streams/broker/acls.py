@@ -25,7 +25,7 @@ _TRANSACTIONS: dict[Role, str] = {"shards": "shard", "tools": "claims", "control
 """Rings of producers are named `<namespace>-<word>-<partition>-<number>`."""
 
 _MEANS: dict[str, str] = {
-    "clients": "submit invocations, wait for results, send signals, ask shards",
+    "clients": "submit invocations, wait for results, send signals, ask shards: Client, streams run --role gateway",
     "shards": "own agents: streams run --role shards",
     "tools": "run tools: streams run --role tools",
     "llm": "call models: streams run --role llm",
@@ -97,9 +97,8 @@ def _grants(catalogue: Catalogue, role: Role) -> Iterator[Grant]:
         ]
         if operations:
             yield Grant(role, principal, "topic", plan.name, tuple(operations))
-    if role != "clients":
-        # At its start each role checks that all topics are there with the partitions that it expects.
-        yield Grant(role, principal, "topic", f"{catalogue.namespace}.", ("Describe",), prefixed=True)
+    # At its start each role, the gateway too, checks that all topics are there with the partitions that it expects.
+    yield Grant(role, principal, "topic", f"{catalogue.namespace}.", ("Describe",), prefixed=True)
     for group in _GROUPS.get(role, ()):
         yield Grant(role, principal, "group", f"{catalogue.namespace}-{group}", ("Read", "Describe"))
     if role == "control":

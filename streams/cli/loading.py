@@ -42,7 +42,7 @@ def load_app(name: str) -> App:
             raise UnknownName(f"module {module_name!r} ({_place(module)}) has no app {variable!r}; {there}")
         found = getattr(found, part)
     if not isinstance(found, App):
-        raise ConfigurationError(f"{name} is a {type(found).__name__} and no streams.App; {there}")
+        raise ConfigurationError(f"{name} is of type {type(found).__name__}, which is no streams.App; {there}")
     return found
 
 

@@ -98,7 +98,7 @@ def test_help_needs_neither_kafka_nor_postgres_nor_faust() -> None:
     [
         ("nothing.here:app", "there is no module 'nothing'"),
         ("shop:nothing", "has no app 'nothing'; it has shop:app"),
-        ("shop:other", "shop:other is a int and no streams.App; it has shop:app"),
+        ("shop:other", "shop:other is of type int, which is no streams.App; it has shop:app"),
         ("shop", "write MODULE:APP (it has shop:app)"),
         ("shop.py:app", "write MODULE:APP with dots for folders"),
         ("broken:app", "ZeroDivisionError: division by zero"),
