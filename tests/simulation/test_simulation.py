@@ -1,0 +1,51 @@
+"""Whole worlds: every role on the simulated log, faults of every kind, and an oracle. More: `make simulate`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutants import first_seed_that_finds
+from tests.simulation.runner import run_seed
+
+BATCHES = 8
+BATCH = 10
+
+
+@pytest.mark.parametrize("start", range(0, BATCHES * BATCH, BATCH))
+def test_nothing_is_lost_or_done_twice(start):
+    for seed in range(start, start + BATCH):
+        verdict = run_seed(seed)
+        assert not verdict.problems, f"python -m tests.simulation --seed {seed} --trace"
+
+
+def test_a_seed_replays_exactly():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "tests.simulation", "--seed", "6"]
+    histories = []
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        histories.append(done.stdout)
+    assert "history" in histories[0]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "seeds"),
+    [
+        ("drop results for cold handlers", range(10)),
+        ("no deduplication", range(10)),
+        ("reuse after a rebalance", range(4, 60)),
+    ],
+)
+def test_the_oracle_finds_broken_code(mutant, seeds):
+    assert first_seed_that_finds(mutant, seeds) is not None
