@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 RESTART_S = 0.3
-GRACE_S = 15.0
+GRACE_S = 20.0
 
 
 class Kept:
@@ -69,12 +69,15 @@ class Kept:
     async def roll(self, environment: Mapping[str, str]) -> float:
         """End it in good order, let it start again with *environment* too; return how long ending took."""
         self.environment.update(environment)
+        while self.pid is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         began, before = time.monotonic(), self.ends.total()
         self._asked = True
         self._signal(signal.SIGTERM)
-        async with asyncio.timeout(GRACE_S):
-            while self.ends.total() == before:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        while self.ends.total() == before:
+            await asyncio.sleep(0.02)
+            if time.monotonic() - began > GRACE_S:
+                self._signal(signal.SIGKILL)
         return time.monotonic() - began
 
     async def stop(self) -> None:

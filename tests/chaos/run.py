@@ -213,9 +213,9 @@ class Torment:
         """A rolling deploy: each process in turn gets both versions of the handler."""
         for process in self._fleet.processes:
             if process.role != "client":
-                self.tally.roll_stop_max_s = max(
-                    self.tally.roll_stop_max_s, await process.roll({VERSIONS_VARIABLE: "1,2"})
-                )
+                took_s = await process.roll({VERSIONS_VARIABLE: "1,2"})
+                self._report(f"roll {process.name}: it ended after {took_s:.2f} s")
+                self.tally.roll_stop_max_s = max(self.tally.roll_stop_max_s, took_s)
                 await asyncio.sleep(1.0)
         self.tally.rolls += 1
         return await self._watch.resumed(time.time(), within_s=RESUME_WITHIN_S)
