@@ -369,7 +369,7 @@ def _request_type(handler: Callable[..., Any], name: str, place: Place) -> Any:
     parameters = list(inspect.signature(handler).parameters.values())
     if len(parameters) != 2:
         raise ConfigurationError(
-            f"{place}: agent {name!r} takes {len(parameters)} parameters; a handler takes two, the Context and its input"
+            f"{place}: agent {name!r} takes {len(parameters)} parameters; a handler takes a Context and its input"
         )
     hints = hints_of(handler, place)
     if parameters[1].name not in hints:

@@ -172,8 +172,9 @@ class Run:
         """
         if completion.asked != self.asked:
             raise NonDeterminism(
-                f"before completion {completion.kind} {completion.name!r} (step {completion.step}) the handler had "
-                f"made other requests than now; deploy the code that {self.invocation.id} started with, or use ctx.patched"
+                f"before completion {completion.kind} {completion.name!r} (step {completion.step}) the handler "
+                f"made other requests than now; deploy the code that {self.invocation.id} started with, "
+                "or use ctx.patched"
             )
         if completion.at_s > self.loop.clock:
             self.loop.clock = completion.at_s

@@ -1,7 +1,7 @@
 """A queue of calls worked by the owner of each partition: out of order, committed contiguously, answered once.
 
-The tool worker and the LLM dispatcher are both this: they own partition numbers through the anchor topic, read calls from
-the committed position, work on many at a time, write one result for each, and commit the highest contiguous finished
+The tool worker and the LLM dispatcher are both this: they own partition numbers through the anchor topic, read calls
+from the committed position, work on many at a time, write one result for each, and commit the highest contiguous finished
 offset. After a restart the owner first reads which calls were answered beyond that position and skips them, so that
 nobody pays twice for a call because an earlier one was still going on.
 """

@@ -44,6 +44,8 @@ I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
 
 LANE = "invocations"
+SIGNALS_S = 3.0
+"""Seconds to wait for what the control plane says about backpressure, when a client opens."""
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,9 @@ class Client:
         signals = Table(broker, [Partition(self._catalogue.name("backpressure"), 0)])
         signals.on_record(lambda record: self._gate.put(record.key or b"", record.value))
         await self._stack.enter_async_context(signals)
+        loaded = asyncio.ensure_future(signals.wait_loaded())
+        await asyncio.wait((loaded,), timeout=SIGNALS_S)  # without signals it works too; it then says so once
+        loaded.cancel()
         started = asyncio.Event()
         follower = asyncio.create_task(self._inbox.follow(started), name=f"inbox of {self._id}")
         self._stack.push_async_callback(_end, follower)

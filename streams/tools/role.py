@@ -30,8 +30,6 @@ from streams.tools.claims import Claims
 from streams.tools.settings import ToolSettings
 from streams.tools.tool import Tool
 
-UNKNOWN_TOOL_RETRY_S = 1.0
-
 
 class ToolRole:
     """Works tool calls until cancelled.
@@ -168,9 +166,11 @@ class ToolRole:
         return await self._runner.run(tool, call, observe)
 
     async def _wait_for_deploy(self, call: ToolCall) -> ToolResult:
-        """A tool that this worker does not have: a rolling deploy. Wait for its end, up to the call's deadline."""
-        while self._now() * 1000 < call.deadline_ms:
-            await asyncio.sleep(min(UNKNOWN_TOOL_RETRY_S, max(0.0, call.deadline_ms / 1000 - self._now())))
+        """A tool that this worker does not have: a rolling deploy. Its end, or a rebalance, gives the call to another.
+
+        The call stays open meanwhile, so its offset is not committed and the next owner reads it again.
+        """
+        await asyncio.sleep(max(0.0, call.deadline_ms / 1000 - self._now()))
         return self._runner.result(
             call, "failed", cause="expired", error_message=f"no worker has tool {call.tool!r}", attempts=0
         )
