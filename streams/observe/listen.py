@@ -22,8 +22,19 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         SettingsError: The port is in use, may not be used, or the host is not an address of this machine.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        # With its protocol named: event loops turn Nagle's delay off only for sockets that say that they are TCP.
+        options = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = options[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+        except OSError:
+            listener.close()
+            raise
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise SettingsError(

@@ -55,9 +55,12 @@ APPROVE = {"agent": "approve", "input": {"customer": "c-1", "amount": 1}}
 
 
 class Shop:
-    def __init__(self, http: httpx2.AsyncClient, gateway: Gateway, broker: SimulatedBroker, topic: str) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, gateway: Gateway, log: SimulatedLog, broker: SimulatedBroker, topic: str
+    ) -> None:
         self.http = http
         self.gateway = gateway
+        self.log = log
         self._broker = broker
         self._backpressure = topic
 
@@ -88,7 +91,7 @@ class Shop:
 async def open_shop(**gateway: Any) -> AsyncIterator[Shop]:
     settings = Settings(partitions=2, max_payload_bytes=10_000, gateway=GatewaySettings(**gateway))
     catalogue = settings.catalogue("shop")
-    log = SimulatedLog(Random(0), timing=Timing(latency_s=(0.0, 0.001), slow_every=0))
+    log = SimulatedLog(Random(0), timing=Timing(latency_s=(0.0, 0.001), slow_every=0, request_timeout_s=0.5))
     log.create_topics([TopicSpec(p.name, p.partitions, 1, p.config) for p in catalogue.topics()])
     broker = SimulatedBroker(log, "process")
     role = ShardRole(app, broker, catalogue, settings.shards, watch=False)
@@ -98,7 +101,7 @@ async def open_shop(**gateway: Any) -> AsyncIterator[Shop]:
             it = Gateway(app, client, settings.gateway, max_payload_bytes=catalogue.max_payload_bytes)
             transport = httpx2.ASGITransport(app=it.asgi())
             async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as http:
-                yield Shop(http, it, broker, catalogue.name("backpressure"))
+                yield Shop(http, it, log, broker, catalogue.name("backpressure"))
     finally:
         shards.cancel()
         await asyncio.wait((shards,))
@@ -211,6 +214,13 @@ async def test_responses_are_counted_by_route_and_status():
         await shop.post({})
         await shop.get("order/c-1/never")
         assert shop.gateway.responses == {("submit", 202): 1, ("submit", 422): 1, ("get", 404): 1}
+
+
+async def test_while_the_log_is_away_callers_are_told_to_come_back():
+    async with open_shop() as shop:
+        shop.log.outage(2.0)
+        answer = await shop.post(ORDER)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 async def test_tokens_decide_whose_invocation_it_is():

@@ -1,11 +1,13 @@
 """Metrics and probes over a real socket."""
 
 import asyncio
+import socket
 from types import SimpleNamespace
 
 import pytest
 
 from streams.errors import SettingsError
+from streams.observe.listen import address_of, listen
 from streams.observe.server import serve_probes
 from streams.observe.settings import ObserveSettings
 
@@ -75,6 +77,19 @@ async def test_who_sends_no_request_is_let_go(nonsense):
 async def test_other_methods_are_refused():
     async with serve_probes(SETTINGS, READY) as address:
         assert "405 Method" in await ask(address, "POST /metrics HTTP/1.1\r\n\r\n")
+
+
+async def test_answers_are_not_held_back_for_an_acknowledgement():
+    seen = []
+
+    async def keep(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = listen("127.0.0.1", 0, "STREAMS_TEST")
+    async with await asyncio.start_server(keep, sock=listener):
+        await ask(address_of(listener), "")
+    assert [bool(value) for value in seen] == [True]
 
 
 async def test_no_port_serves_nothing():
