@@ -1,9 +1,9 @@
 """A queue of calls worked by the owner of each partition: out of order, committed contiguously, answered once.
 
 The tool worker and the LLM dispatcher are both this: they own partition numbers through the anchor topic, read calls
-from the committed position, work on many at a time, write one result for each, and commit the highest contiguous finished
-offset. After a restart the owner first reads which calls were answered beyond that position and skips them, so that
-nobody pays twice for a call because an earlier one was still going on.
+from the committed position, work on many at a time, write one result for each, and commit the highest contiguous
+finished offset. After a restart the owner first reads which calls were answered beyond that position and skips them, so
+that nobody pays twice for a call because an earlier one was still going on.
 """
 
 from __future__ import annotations
@@ -126,24 +126,31 @@ class OwnedQueue:
 
     async def _stop(self, numbers: frozenset[int]) -> None:
         tasks = {n: self._tasks.pop(n) for n in numbers if n in self._tasks}
-        for number in tasks:
-            if (partition := self._partitions.get(number)) is not None:
-                partition.stopping.set()
         if not tasks:
             return
+        for number, task in tasks.items():
+            partition = self._partitions.get(number)
+            if partition is not None and partition.ready:
+                partition.stopping.set()
+            else:
+                task.cancel()  # it is still taking over, or waits to start over: there is nothing to finish
         await asyncio.wait(tasks.values(), timeout=self._drain_s + 1.0)
         for task in tasks.values():
             task.cancel()
         await asyncio.wait(tasks.values(), timeout=2.0)
 
     async def _own(self, number: int) -> None:
-        delay = RETRY_S
+        delay, loop = RETRY_S, asyncio.get_running_loop()
         assert self._producer is not None
         while True:
+            began = loop.time()
             partition = self._partitions[number] = _Partition(
                 self._broker, self._plan, number, self._producer, self._drain_s
             )
             try:
+                # A process that was frozen learns late that its partitions have another owner. Without this it would
+                # start over by fencing that owner, and work on what that owner works on.
+                await self._membership.confirm()
                 async with self._opener(number) as session:
                     await partition.work(session)
                 return
@@ -158,6 +165,8 @@ class OwnedQueue:
                 log.exception("%s %d waits %.0f s and starts over", self._plan.role, number, delay)
             finally:
                 self._partitions.pop(number, None)
+            if loop.time() - began > MAX_RETRY_S:
+                delay = RETRY_S
             await asyncio.sleep(delay)
             delay = min(delay * 2, MAX_RETRY_S)
 

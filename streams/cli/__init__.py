@@ -51,8 +51,6 @@ for heading, modules in COMMANDS.items():
             group.rich_help_panel = heading
         app.registered_commands += added.registered_commands
         app.registered_groups += added.registered_groups
-
-
 app.add_typer(servers.app, rich_help_panel="Set up")
 
 
@@ -65,4 +63,4 @@ def options(
 
 def main() -> None:
     """Run the command line; the entry point of the `streams` script."""
-    app()
+    app(prog_name="streams")

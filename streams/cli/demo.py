@@ -157,7 +157,7 @@ async def _kill_each(supervisor: object, advance: _Advance, total: int) -> None:
 
     assert isinstance(supervisor, Supervisor)
     for number, child in enumerate(supervisor.children, start=1):
-        while advance.done < total * number // (len(supervisor.children) + 2):
+        while advance.done < total * number // (len(supervisor.children) + 2):  # noqa: ASYNC110 - a share gives no event
             await asyncio.sleep(0.02)
         if (pid := child.pid) is not None:
             os.kill(pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,4 +58,8 @@ def _innermost(error: BaseException) -> BaseException:
 def _line(error: BaseException) -> str:
     if isinstance(error, StreamsError):
         return str(error)
-    return f"{type(error).__name__}: {error} (unexpected; `streams --debug ...` shows where, and it is worth an issue)"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {error} (unexpected, at {last.filename}:{last.lineno}; `streams --debug ...` shows how "
+        "it came there, and it is worth an issue)"
+    )

@@ -102,7 +102,7 @@ async def _until_signal(work: Coroutine[Any, Any, None], parent: int | None) -> 
 
 
 async def _watch_parent(parent: int, task: asyncio.Future[None]) -> None:
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - a parent that goes gives no event
         await asyncio.sleep(PARENT_CHECK_S)
     task.cancel()
 

@@ -91,7 +91,7 @@ class Supervisor:
 
     async def wait(self) -> None:
         """Wait until a child does not stay up; see `check`."""
-        while not self._failed:
+        while not self._failed:  # noqa: ASYNC110 - a child may fail at any time
             await asyncio.sleep(0.2)
         self.check()
 

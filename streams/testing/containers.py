@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def image_available(image: str) -> bool:
     """Whether an engine answers and has *image*, or can pull it now."""
     if find_spec("docker") is None or find_spec("testcontainers") is None:
         return False
-    import docker
+    # By name: type checkers take infra/docker for the module.
+    docker: Any = import_module("docker")
 
     try:
         engine = docker.from_env(timeout=_ENGINE_TIMEOUT_S)

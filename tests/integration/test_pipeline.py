@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import BaseModel
 
-from streams import App, Client, Context, Log, PayloadTooLarge, UnknownInvocation
+from streams import App, Client, Context, Handle, Log, PayloadTooLarge, UnknownInvocation
 from streams.broker.partitioning import partition_for
-from streams.broker.port import Message, Partition
+from streams.broker.port import LogRecord, Message, Partition
 from streams.broker.table import read_to_end
 from streams.client.inbox import read_result
 from streams.records import decode_as
@@ -125,7 +126,7 @@ async def test_what_cannot_be_decoded_goes_to_dead_letters_with_its_bytes(kafka:
         (offset,) = await producer.send(Message(topic, b"buy/ann", b"\x00garbage", 2, (("x", b"y"),)))
         await (await system.client.submit("buy", {"customer": "ann"})).result(timeout=30)
         found = await dead_letters(system, 2)
-        letter = decode_as(DeadLetter, found[0].value)
+        letter = decode_as(DeadLetter, found[0].value or b"")
         assert (letter.topic, letter.partition, letter.offset, letter.value) == (topic, 2, offset, b"\x00garbage")
         assert letter.headers == {"x": b"y"}
         assert "are not an Avro single object" in letter.reason
@@ -149,7 +150,7 @@ async def test_json_in_and_out_with_nothing_but_a_kafka_client(kafka: str):
                     system.topic("invocations"), orjson.dumps(body), b"buy/ann", partition, headers=header
                 )
             record = await asyncio.wait_for(consumer.getone(), 30)
-            result = orjson.loads(record.value)
+            result = orjson.loads(record.value or b"")
             assert (result["id"], result["status"]) == ("buy/ann/evt-1", "succeeded")
             assert result["value"]["receipt"] == "paid 7"
             refused = {"agent": "buy", "input": {}, "surprise": 1}
@@ -157,7 +158,7 @@ async def test_json_in_and_out_with_nothing_but_a_kafka_client(kafka: str):
                 system.topic("invocations"), orjson.dumps(refused), b"buy/ann", 0, headers=header
             )
             found = await dead_letters(system, 0)
-            assert "unknown field 'surprise'" in decode_as(DeadLetter, found[0].value).reason
+            assert "unknown field 'surprise'" in decode_as(DeadLetter, found[0].value or b"").reason
         finally:
             await producer.stop()
             await consumer.stop()
@@ -178,7 +179,7 @@ async def test_only_read_committed_consumers_see_the_truth_across_an_aborted_tra
         await aborted.stop()
         seen: dict[str, int] = {}
         for isolation in ("read_committed", "read_uncommitted"):
-            async with system.broker.reader(isolation=isolation) as reader:  # type: ignore[arg-type]
+            async with system.broker.reader(isolation=isolation) as reader:
                 await reader.assign({source: 0})
                 records = []
                 while batch := await reader.poll(timeout_s=1.0):
@@ -218,7 +219,7 @@ async def test_a_shard_that_is_taken_over_goes_on_where_it_was(kafka: str):
         assert (await handle.result(timeout=30)).value == "approved: False"
 
 
-async def until_waiting(handle, kind: str) -> dict:
+async def until_waiting(handle: Handle[Any], kind: str) -> dict[str, Any]:
     for _ in range(600):
         try:
             status = await handle.status()
@@ -230,11 +231,11 @@ async def until_waiting(handle, kind: str) -> dict:
     raise TimeoutError(f"{handle} never waited for a {kind}; it is {status}")
 
 
-async def read_all(system: Running, *partitions: Partition) -> list:
+async def read_all(system: Running, *partitions: Partition) -> list[LogRecord]:
     return [record async for batch in read_to_end(system.broker, partitions) for record in batch]
 
 
-async def dead_letters(system: Running, number: int) -> list:
+async def dead_letters(system: Running, number: int) -> list[LogRecord]:
     """Return what was set aside on a partition, once there is something."""
     for _ in range(600):
         if found := await read_all(system, Partition(system.topic("dead-letters"), number)):

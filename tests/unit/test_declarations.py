@@ -104,8 +104,8 @@ def test_an_agent_must_be_async_and_take_context_and_input():
         app.agent(key="customer")(lambda ctx, request: None)  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigurationError, match="takes 1 parameters"):
 
-        @app.agent(key="customer")
-        async def short(ctx: Context[None]) -> None: ...  # type: ignore[arg-type]
+        @app.agent(key="customer")  # type: ignore[arg-type]
+        async def short(ctx: Context[None]) -> None: ...
 
 
 def test_a_key_that_the_input_does_not_have_is_named():
