@@ -19,6 +19,9 @@ from streams.observe.settings import ObserveSettings
 QUIET: Final = ("aiohttp", "asyncio", "faust", "httpcore2", "httpx2", "mode", "uvicorn")
 """Libraries that tell at INFO what each of their parts does. The broker's room keeps aiokafka quiet itself."""
 
+FIRST: Final = ("timestamp", "level", "logger", "event")
+"""What a JSON line begins with; what an entry carries beside that follows."""
+
 
 def configure_logs(settings: ObserveSettings, stream: TextIO | None = None) -> None:
     """Send everything that this process logs to one place; a later call replaces an earlier one.
@@ -73,5 +76,6 @@ def _formatter(as_json: bool) -> logging.Formatter:
     )
 
 
-def _to_json(value: Any, **_: Any) -> str:
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+def _to_json(entry: dict[str, Any], **_: Any) -> str:
+    ordered = {name: entry[name] for name in FIRST if name in entry} | entry
+    return orjson.dumps(ordered, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

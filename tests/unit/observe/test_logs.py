@@ -42,6 +42,7 @@ def test_both_kinds_of_loggers_write_the_same_json_lines():
     assert (first["event"], first["partition"], first["level"]) == ("shard restored", 3, "info")
     assert (second["event"], second["dsn"], second["logger"]) == ("Postgres is away", "db", "streams.memory")
     assert str(first["timestamp"]).endswith("Z")
+    assert list(second) == ["timestamp", "level", "logger", "event", "dsn"]
 
 
 def fail() -> None:
