@@ -60,6 +60,6 @@ def _line(error: BaseException) -> str:
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"{type(error).__name__}: {error} (unexpected, at {last.filename}:{last.lineno}; `streams --debug ...` shows how "
-        "it came there, and it is worth an issue)"
+        f"{type(error).__name__}: {error} (unexpected, at {last.filename}:{last.lineno}; `streams --debug ...` shows "
+        "how it came there, and it is worth an issue)"
     )
