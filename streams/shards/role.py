@@ -123,11 +123,14 @@ class ShardRole:
 
     async def _stop(self, numbers: frozenset[int]) -> None:
         tasks = {number: self._tasks.pop(number) for number in numbers if number in self._tasks}
-        for number in tasks:
-            if (processor := self.processors.get(number)) is not None:
-                processor.stop()
         if not tasks:
             return
+        for number, task in tasks.items():
+            processor = self.processors.get(number)
+            if processor is not None and processor.ready.is_set() and not processor.stuck:
+                processor.stop()
+            else:
+                task.cancel()  # it is still taking over, or waits to try again: there is no commit to finish
         await asyncio.wait(tasks.values(), timeout=3.0)
         for task in tasks.values():
             task.cancel()
