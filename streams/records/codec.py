@@ -21,6 +21,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from streams.errors import CodecError, UnknownSchema
 from streams.records import control, invocations, journal, signals, state, steps
 from streams.records.avro import schema_of
+from streams.records.compiled import compile_decoder, compile_encoder
 
 MARKER = b"\xc3\x01"
 _HEAD_BYTES = 10
@@ -42,10 +43,14 @@ def encode(record: Any) -> bytes:
     Raises:
         CodecError: A field does not fit its schema.
     """
+    kind = type(record)
     try:
-        return _ENCODERS[type(record)](record)
-    except KeyError:
-        raise CodecError(f"{type(record).__name__} is not a record; known are {_names()}") from None
+        return _FAST_ENCODERS[kind](record)
+    except Exception:
+        encoder = _ENCODERS.get(kind)
+    if encoder is None:
+        raise CodecError(f"{kind.__name__} is not a record; known are {_names()}")
+    return encoder(record)
 
 
 def decode(data: bytes) -> Any:
@@ -55,6 +60,12 @@ def decode(data: bytes) -> Any:
         UnknownSchema: The fingerprint is not known here; it may be from a newer version.
         CodecError: Not single-object encoding, or a body that does not fit its schema.
     """
+    fast = _FAST_DECODERS.get(data[:_HEAD_BYTES])
+    if fast is not None:
+        try:
+            return fast(data)
+        except Exception:
+            pass  # not the ordinary encoding, or damaged: fastavro tells which
     if data[:2] != MARKER or len(data) < _HEAD_BYTES:
         raise CodecError(
             f"{len(data)} bytes starting with {data[:4].hex() or 'nothing'} are not an Avro single object (c301)"
@@ -151,3 +162,6 @@ def _names() -> str:
 
 
 _ENCODERS, _DECODERS = _register()
+_HEADS = {record: MARKER + fingerprint_of(parse_schema(schema_of(record))) for record in RECORDS}
+_FAST_ENCODERS = {record: compile_encoder(record, head) for record, head in _HEADS.items()}
+_FAST_DECODERS = {head: compile_decoder(record, _HEAD_BYTES) for record, head in _HEADS.items()}
