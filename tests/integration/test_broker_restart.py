@@ -79,6 +79,7 @@ async def test_everyone_goes_on_after_a_restart(cluster: Cluster) -> None:
         with pytest.raises((BrokerUnavailable, CommitAmbiguous)):
             await ring.transact([Message(topic, b"k", b"nobody sees this")])
         await ring.close()
+        assert _senders() == 1, "senders of the ring go on beside the producer's"
 
         await cluster.start()
         # Idempotent: what timed out is still tried, and written once at most.
@@ -100,6 +101,11 @@ async def test_everyone_goes_on_after_a_restart(cluster: Cluster) -> None:
     assert seen == stored
     assert b"nobody sees this" not in stored
     assert len(stored) == len(set(stored))
+
+
+def _senders() -> int:
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return sum("_sender_routine" in name for name in names)
 
 
 async def _poll_for(reader: Reader, seconds: int) -> None:

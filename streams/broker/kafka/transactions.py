@@ -110,8 +110,11 @@ class KafkaTransactions:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        await quietly(_abort_and_stop(producer), timeout_s)
-        await quietly(producer.client.close(), 1.0)
+        if producer._txn_manager.is_in_transaction():
+            await quietly(producer.abort_transaction(), timeout_s)
+        # With a broker that is away, stopping waits for what was not written; sender and client must end all the same.
+        for ending in (producer.stop, producer._sender.close, producer.client.close):
+            await quietly(ending(), 1.0)
         _mark_as_read(producer)
 
     def _translate(self, error: BaseException, doing: str) -> BrokerError:
@@ -126,12 +129,6 @@ class KafkaTransactions:
 
     def _is_dead(self) -> bool:
         return bool(self._producer._txn_manager.is_fatal_error())
-
-
-async def _abort_and_stop(producer: Any) -> None:
-    if producer._txn_manager.is_in_transaction():
-        await producer.abort_transaction()
-    await producer.stop()
 
 
 def _mark_as_read(producer: Any) -> None:
