@@ -114,4 +114,5 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = PREFIX + "__".join(str(part).upper() for part in first["loc"])
-        raise SettingsError(f"setting {name}: {first['msg']}, got {first.get('input')!r}") from None
+        # Without the value: it may be a password or a token.
+        raise SettingsError(f"setting {name}: {first['msg']}") from None

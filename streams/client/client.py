@@ -44,6 +44,7 @@ I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
 
 LANE = "invocations"
+POSITION_POLL_S = 0.25
 SIGNALS_S = 3.0
 """Seconds to wait for what the control plane says about backpressure, when a client opens."""
 
@@ -251,8 +252,7 @@ class Client:
                 return name, key, _to_json(request), None
         if not isinstance(agent, Agent):
             raise ConfigurationError(f"{agent!r} is not an agent; pass what @app.agent made, or 'name/key'")
-        value = agent.input.validate_python(request) if isinstance(request, dict) else request
-        data = agent.encode_input(value)
+        data = agent.encode_input(request)
         return agent.name, agent.key_of(agent.parse(data)), data, agent.output
 
     async def _pass_gate(self, priority: Priority, *, wait: bool) -> None:
@@ -316,8 +316,27 @@ class Client:
             await self._send("signals", agent_of(identity), encode(record), headers.internal(kind), number)
 
         return Handle(
-            identity, inbox.slot(identity, digest), ask=ask, tell=tell, client=self._id, adapter=adapter, known=known
+            identity,
+            inbox.slot(identity, digest),
+            ask=ask,
+            tell=tell,
+            client=self._id,
+            adapter=adapter,
+            known=known,
+            caught_up=lambda: self._caught_up(number),
         )
+
+    async def _caught_up(self, number: int) -> bool:
+        """Wait, within the query timeout, until a shard has read every invocation that is on the log now."""
+        admin = self._connected(self._broker).admin
+        source = Partition(self._catalogue.name("invocations"), number)
+        end = (await admin.end_offsets([source]))[source]
+        deadline = self._now() + self._settings.client.query_timeout_s
+        while (await admin.group_offsets(f"{self._catalogue.namespace}-shards", [source])).get(source, 0) < end:
+            if self._now() >= deadline:
+                return False
+            await asyncio.sleep(POSITION_POLL_S)
+        return True
 
     async def _ask(
         self, record: Any, request_id: str, kind: str, number: int, target: str, timeout: float | None

@@ -47,6 +47,7 @@ class Handle(Generic[T]):
         client: str,
         adapter: TypeAdapter[Any] | None,
         known: bool,
+        caught_up: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.invocation_id = invocation_id
         self._slot = slot
@@ -55,6 +56,7 @@ class Handle(Generic[T]):
         self._client = client
         self._adapter = adapter
         self._known = known
+        self._caught_up = caught_up
 
     async def result(self, timeout: float | None = None) -> InvocationResult[T]:
         """Wait for the result.
@@ -86,7 +88,7 @@ class Handle(Generic[T]):
 
     async def _look(self, future: asyncio.Future[Result]) -> None:
         """Ask the shard for a result that may have come and gone; no longer once it comes after all."""
-        asking = asyncio.ensure_future(self._ask(self._query()))
+        asking = asyncio.ensure_future(self._ask_surely())
         try:
             await asyncio.wait((asking, future), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
@@ -99,6 +101,8 @@ class Handle(Generic[T]):
         finally:
             asking.cancel()
             await asyncio.wait((asking,))
+        if answer is None:
+            return  # it may be among what the shard has not read yet
         if answer.result is not None:
             self._slot.put(decode_as(Result, answer.result))
         elif answer.status == "unknown" and not self._known and not future.done():
@@ -107,14 +111,26 @@ class Handle(Generic[T]):
                 "window"
             )
 
+    async def _ask_surely(self) -> Answer | None:
+        """Ask where the invocation stands; None when its shard is too far behind to say that it does not know it."""
+        answer = await self._ask(self._query())
+        if answer.status == "unknown" and self._caught_up is not None:
+            # Shards answer questions before they read invocations: only one that has caught up can say no.
+            return await self._ask(self._query()) if await self._caught_up() else None
+        return answer
+
     async def status(self) -> dict[str, Any]:
         """Return where the invocation stands: phase, and what it waits for.
+
+        The phase is `unread` while its shard is behind and cannot say whether it is there.
 
         Raises:
             UnknownInvocation: No shard knows it.
             ResultTimeout: Its shard does not answer.
         """
-        answer = await self._ask(self._query())
+        answer = await self._ask_surely()
+        if answer is None:
+            return {"invocation": self.invocation_id, "phase": "unread", "waits_for": [{"kind": "shard", "name": ""}]}
         if answer.status != "ok":
             raise UnknownInvocation(f"no shard knows {self.invocation_id}: {answer.message}")
         status: dict[str, Any] = orjson.loads(answer.value)

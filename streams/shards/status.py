@@ -22,6 +22,7 @@ def describe_live(live: Live, position: int, now: float) -> dict[str, Any]:
         "invocation": live.id,
         "phase": live.phase,
         "version": live.version,
+        "tenant": live.invocation.tenant,
         "incarnation": live.incarnation,
         "submitted_at_ms": live.invocation.submitted_at_ms,
         "started_at_ms": live.started_at_ms,
