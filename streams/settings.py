@@ -29,7 +29,7 @@ from streams.tools.settings import ToolSettings
 
 TOML_FILE = "streams.toml"
 PREFIX = "STREAMS_"
-OTHER_VARIABLES = frozenset({"STREAMS_CACHE", "STREAMS_CONFIG"})
+OTHER_VARIABLES = frozenset({"STREAMS_CACHE", "STREAMS_CONFIG", "STREAMS_TEST_CONTAINERS"})
 """Variables of that prefix that are no settings: where downloads are kept, which settings file is read."""
 
 

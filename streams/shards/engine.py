@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +84,8 @@ class Engine:
         accepted: Last number given to an invocation.
         paused: Agent names whose new invocations wait.
         now: Seconds since the epoch of the step under way.
+        one_at_a_time: A step that ends an invocation does not start the next one of its mailbox, but wakes it, so
+            that it is known which of them ends the process.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Engine:
         self.sequence = 0
         self.accepted = 0
         self.now = 0.0
+        self.one_at_a_time = False
         self.paused: set[str] = set()
         self.live: dict[str, Live] = {}
         self.instances: dict[str, Instance] = {}
@@ -137,19 +140,20 @@ class Engine:
             StatusQuery: self._on_query,
         }
 
-    def step(self, events: Iterable[Event], now: float) -> list[Write]:
+    def step(self, events: Iterable[Event], now: float, *, wake: Collection[str] | None = None) -> list[Write]:
         """Apply what has arrived and what is due; return the records of the transaction.
 
         Args:
             events: In the order of their topics.
             now: Seconds since the epoch; an earlier value than before counts as the earlier one's.
+            wake: Invocations that may be woken if they are due; None for all.
         """
         self._set_time(now)
         for event in events:
             if event.kind == "invocations" and self._forwarded(event):
                 continue
             self.handle(event.record)
-        self._wake()
+        self._wake(wake)
         self._expire()
         for live in self._dirty.values():
             self._count_bytes(live, live.size_bytes)
@@ -318,10 +322,18 @@ class Engine:
         else:
             instance.mailbox.append(live)
 
-    def next_of(self, instance: Instance, owner: str) -> None:
-        """Start whoever has the turn at an agent instance."""
+    def next_of(self, instance: Instance, owner: str, *, alone: bool = False) -> None:
+        """Start whoever has the turn at an agent instance.
+
+        Args:
+            alone: It is done in a step of its own.
+        """
         if instance.turning:
             return  # one that has just started has ended at once; the loop below goes on
+        if self.one_at_a_time and instance.mailbox and not alone:
+            instance.mailbox[0].wake_at_s = self.now
+            self.push_wake(instance.mailbox[0])
+            return
         instance.turning = True
         while instance.active is None and instance.mailbox and instance.mailbox[0].invocation.agent not in self.paused:
             live = instance.mailbox.popleft()
@@ -571,11 +583,20 @@ class Engine:
         live.held.append(encode(record))
         self.touch(live)
 
-    def _wake(self) -> None:
+    def due(self, now: float) -> list[str]:
+        """Return the invocations that `step` would wake now, earliest first."""
+        due = sorted(entry for entry in self._wakes if entry[0] <= now)
+        return [identity for at, _, identity in due if identity in self.live and self.live[identity].wake_at_s == at]
+
+    def _wake(self, only: Collection[str] | None) -> None:
+        later = []
         while self._wakes and self._wakes[0][0] <= self.now:
-            at, _, invocation = heapq.heappop(self._wakes)
+            at, _, invocation = entry = heapq.heappop(self._wakes)
             live = self.live.get(invocation)
             if live is None or live.wake_at_s != at:
+                continue
+            if only is not None and invocation not in only:
+                later.append(entry)
                 continue
             if live.invocation.deadline_ms / 1000 <= self.now:
                 error = DeadlineExceeded(f"{live.id} did not end before its deadline")
@@ -589,6 +610,8 @@ class Engine:
                 self._tick(live)
             elif live.reason.startswith(MISSING_VERSION):
                 self.go_on(live)
+        for entry in later:
+            heapq.heappush(self._wakes, entry)
 
     def go_on(self, live: Live) -> None:
         """Let a parked invocation go on with what has come for it meanwhile."""
@@ -611,7 +634,7 @@ class Engine:
         self.touch(live)
         instance = self._instance(live)
         if live in instance.mailbox:
-            self.next_of(instance, live.invocation.agent_id)
+            self.next_of(instance, live.invocation.agent_id, alone=True)
         else:
             self._enter(live, self.app.agents.get(live.invocation.agent, {}).get(live.version))
 
@@ -656,7 +679,7 @@ class Engine:
                 query.client,
                 query.request_id,
                 "ok",
-                orjson.dumps(describe_live(live, self._position(live), self.now)),
+                orjson.dumps(self._describe(live)),
             )
         elif marker is not None:
             answer = Answer(
@@ -665,6 +688,11 @@ class Engine:
         else:
             answer = Answer(query.client, query.request_id, "unknown", message=f"{query.invocation} is not known here")
         self.outbox.answer(answer)
+
+    def _describe(self, live: Live) -> dict[str, Any]:
+        return describe_live(
+            live, self._position(live), self.now, paused=live.invocation.agent in self.paused
+        )
 
     def _position(self, live: Live) -> int:
         instance = self.instances.get(live.invocation.agent_id)
@@ -714,7 +742,7 @@ class Engine:
         record = event.record
         if isinstance(record, Invocation):
             return record.id
-        return str(getattr(record, "invocation", "") or getattr(record, "parent", ""))
+        return str(getattr(record, "invocation", "") or getattr(record, "parent", "") or getattr(record, "target", ""))
 
 
 _NO_FUTURE: Any = None

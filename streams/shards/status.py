@@ -12,11 +12,12 @@ from streams.records.journal import Marker
 from streams.shards.live import QUEUED, RUNNING, Live
 
 
-def describe_live(live: Live, position: int, now: float) -> dict[str, Any]:
+def describe_live(live: Live, position: int, now: float, *, paused: bool = False) -> dict[str, Any]:
     """Return where a live invocation stands, as plain JSON values.
 
     Args:
         position: Place in its mailbox, 1 for the next; 0 where it is in none.
+        paused: An operator has paused its agent.
     """
     status: dict[str, Any] = {
         "invocation": live.id,
@@ -29,15 +30,17 @@ def describe_live(live: Live, position: int, now: float) -> dict[str, Any]:
         "deadline_ms": live.invocation.deadline_ms,
         "completions": len(live.open) + len(live.closed),
         "age_s": round(now - live.invocation.submitted_at_ms / 1000, 3),
-        "waits_for": _waits_for(live, position, now),
+        "waits_for": _waits_for(live, position, now, paused),
     }
     if live.reason:
         status["reason"] = live.reason
     return status
 
 
-def _waits_for(live: Live, position: int, now: float) -> list[dict[str, Any]]:
+def _waits_for(live: Live, position: int, now: float, paused: bool) -> list[dict[str, Any]]:
     if live.phase == QUEUED:
+        if paused:
+            return [{"kind": "operator", "name": f"agent {live.invocation.agent!r} is paused"}]
         if position:
             return [{"kind": "mailbox", "name": live.invocation.agent_id, "position": position}]
         return [{"kind": "not-before", "in_s": round(live.invocation.not_before_ms / 1000 - now, 3)}]
