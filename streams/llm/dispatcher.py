@@ -19,10 +19,11 @@ import orjson
 from streams.llm.bucket import NeverFits
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.letting_go import LettingGo
-from streams.llm.pool import Down, Expired, Pool
+from streams.llm.pool import Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
 from streams.llm.settings import PoolSettings
+from streams.llm.turn import Down, Expired
 from streams.llm.usage import Usage
 from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.steps import LlmRequest, LlmResult

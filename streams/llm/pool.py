@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pydantic import SecretStr
 
 from streams.breakers import Guard
-from streams.breakers.guard import Admitted
 from streams.breakers.refusal import Refusal
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.fair_queue import Held
@@ -23,8 +22,9 @@ from streams.llm.key_buckets import KeyBuckets
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText, Provider
-from streams.llm.scheduler import Grant, Scheduler
+from streams.llm.scheduler import Scheduler
 from streams.llm.settings import PoolSettings
+from streams.llm.turn import Down, Expired, Turn, Waiter
 from streams.llm.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -39,35 +39,6 @@ MAX_COOL_DOWN_S = 60.0
 DOWN_POLL_S = 1.0
 TIMER_S = 0.001
 """Timers of event loops are not finer than this."""
-
-
-class Down(Exception):
-    """The pool cannot answer now: its endpoint's breaker is open, or no key is accepted."""
-
-
-class Expired(Exception):
-    """The deadline passed before the request had its turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiter:
-    """Who waits for a turn, and for how long once the pool is down."""
-
-    future: asyncio.Future[Turn]
-    hold_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Leave to make one call; hand it to `Pool.call`.
-
-    Attributes:
-        down_s: How long the pool was down while the request waited.
-    """
-
-    grant: Grant[_Waiter]
-    admitted: Admitted
-    down_s: float
 
 
 Clock = Callable[[], float]
@@ -92,7 +63,7 @@ class Pool:
     weights: Mapping[str, float] = field(default_factory=dict)
     counts: PoolCounts = field(default_factory=PoolCounts)
 
-    _scheduler: Scheduler[_Waiter] = field(init=False)
+    _scheduler: Scheduler[Waiter] = field(init=False)
     _throttles: list[int] = field(init=False)
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
     _rings_at: float = field(init=False, default=math.inf)
@@ -133,7 +104,7 @@ class Pool:
         if deadline <= now:
             raise Expired
         future: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        held = Held(_Waiter(future, hold_s), tenant, priority, estimate, arrived, deadline)
+        held = Held(Waiter(future, hold_s), tenant, priority, estimate, arrived, deadline)
         self._scheduler.add(held, now)
         self.pump()
         if self._why_down and hold_s <= 0 and not future.done():
@@ -311,6 +282,6 @@ class Pool:
             log.warning("breaker of %s is %s here: %s", self.guard.dependency, changed.phase, changed.reason)
 
 
-def _dismiss(held: Held[_Waiter], error: Exception) -> None:
+def _dismiss(held: Held[Waiter], error: Exception) -> None:
     if not held.item.future.done():
         held.item.future.set_exception(error)

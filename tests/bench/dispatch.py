@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -212,7 +213,8 @@ async def cost() -> None:
 
 
 def report(**fields: Any) -> None:
-    """Print one line."""
+    """Print one line, with the machine's load: a busy one measures itself."""
+    fields["load"] = os.getloadavg()[0]
     print(
         json.dumps({"bench": "dispatch", **{k: round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}})
     )
