@@ -330,9 +330,8 @@ class Engine:
         """
         if instance.turning:
             return  # one that has just started has ended at once; the loop below goes on
-        if self.one_at_a_time and instance.mailbox and not alone:
-            instance.mailbox[0].wake_at_s = self.now
-            self.push_wake(instance.mailbox[0])
+        if self.one_at_a_time and not alone:
+            self._wake_next(instance, owner)
             return
         instance.turning = True
         while instance.active is None and instance.mailbox and instance.mailbox[0].invocation.agent not in self.paused:
@@ -343,8 +342,19 @@ class Engine:
             else:
                 instance.active = live
             self.handlers.start(live)
+            if self.one_at_a_time:
+                break
         instance.turning = False
-        if instance.active is None and not instance.mailbox and not instance.readers:
+        self._wake_next(instance, owner)
+
+    def _wake_next(self, instance: Instance, owner: str) -> None:
+        """Leave an instance to a later step, or forget it if nobody is there."""
+        if instance.active is None and instance.mailbox:
+            head = instance.mailbox[0]
+            if head.invocation.agent not in self.paused:
+                head.wake_at_s = self.now
+                self.push_wake(head)
+        elif instance.active is None and not instance.readers:
             self.instances.pop(owner, None)
 
     def end(self, live: Live, ending: Ending) -> None:

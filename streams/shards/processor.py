@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -133,6 +133,7 @@ class ShardProcessor:
         self.positions = dict(cursor.positions)
         self.durable = dict(cursor.positions)
         self._poison = Poison.after_restore(cursor)
+        self.engine.one_at_a_time = self._poison.careful
         self.restored_records, self.restored_s = restored.records, time.perf_counter() - started
         log.info(
             "shard restored",
@@ -170,7 +171,7 @@ class ShardProcessor:
             for source, records in (await self._read(reader)).items():
                 await self._take(self._kinds[source], records)
             if self._due():
-                await self._step(())
+                await self._wake()
             self._pause(reader)
             while self._full():
                 await self._settle()
@@ -227,32 +228,62 @@ class ShardProcessor:
         head = headers.internal("dead-letter")
         return Write("dead-letters", record.key or b"", dead_letter(record, error, by), self.partition, head)
 
+    async def _wake(self) -> None:
+        if not self._poison.careful:
+            await self._step(())
+            return
+        for identity in self.engine.due(self._now()):
+            live = self.engine.live.get(identity)
+            if live is not None:
+                key, name = live.invocation.agent_id.encode(), self._catalogue.name("invocations")
+                stamp = live.invocation.submitted_at_ms
+                record = LogRecord(name, self.partition, -1, stamp, key, live.encoded)
+                await self._alone(identity, record, (), {}, [], wake=(identity,))
+        await self._step((), wake=())
+
     async def _take_alone(self, kind: str, record: LogRecord) -> None:
-        """Process one record in a transaction of its own, after its attempt is committed; see `poison`."""
         events, writes = self._decode(kind, [record])
         suspect = self.engine.suspects(events[0]) if events else ""
+        await self._alone(suspect, record, events, {kind: record.offset + 1}, writes)
+
+    async def _alone(
+        self,
+        suspect: str,
+        record: LogRecord,
+        events: Sequence[Event],
+        positions: Mapping[str, int],
+        writes: list[Write],
+        *,
+        wake: Collection[str] = (),
+    ) -> None:
+        """Run one step in a transaction of its own, after its attempt is committed; see `poison`."""
         if suspect and self._poison.guilty(suspect):
             reason = f"{suspect} ended its process {self._poison.attempts(suspect)} times; set aside by the shard"
             log.error("invocation set aside", invocation=suspect, partition=self.partition)
             writes.append(self._set_aside(record, InvalidInput(reason)))
-            writes += self.engine.set_aside(suspect, reason, self._now(), events[0].record)
-            events = []
+            writes += self.engine.set_aside(suspect, reason, self._now(), events[0].record if events else None)
+            events, wake = (), ()
         elif suspect:
             self._poison.attempt(suspect)
             self._mark_advanced()
             await self._settle()
-        await self._step(events, {kind: record.offset + 1}, writes)
+        await self._step(events, positions, writes, wake)
         self._poison.survived(suspect)
+        self.engine.one_at_a_time = self._poison.careful
         self._mark_advanced()
         await self._settle()
 
     async def _step(
-        self, events: Iterable[Event], positions: Mapping[str, int] | None = None, writes: Iterable[Write] = ()
+        self,
+        events: Iterable[Event],
+        positions: Mapping[str, int] | None = None,
+        writes: Iterable[Write] = (),
+        wake: Collection[str] | None = None,
     ) -> None:
         """Run the engine from a plain callback: inside a task the interpreter's current task would be in its way."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        loop.call_soon(self._run_engine, events, positions or {}, writes, done)
+        loop.call_soon(self._run_engine, events, positions or {}, writes, wake, done)
         await done
 
     def _run_engine(
@@ -260,12 +291,13 @@ class ShardProcessor:
         events: Iterable[Event],
         positions: Mapping[str, int],
         writes: Iterable[Write],
+        wake: Collection[str] | None,
         done: asyncio.Future[None],
     ) -> None:
         """Step, and take note of writes and positions in one go: the committer must never see one without the other."""
         try:
             with self._watchdog.watching(self.partition):
-                wanted = [*writes, *self.engine.step(events, self._now())]
+                wanted = [*writes, *self.engine.step(events, self._now(), wake=wake)]
         except BaseException as error:
             done.set_exception(error)
             return

@@ -45,19 +45,22 @@ def replay(seed: int, *, trace: bool) -> int:
 
 
 def simulate(start: int, count: int, jobs: int) -> int:
-    """Run many worlds; print progress, speed and the first that fails."""
+    """Run many worlds; print progress, speed and those that fail, each with what replays it."""
     began = reported = time.monotonic()
-    done, failed = 0, []
+    done = 0
+    failed: list[Verdict] = []
     for verdicts in _verdicts(range(start, start + count), jobs):
         done += len(verdicts)
-        failed += [verdict for verdict in verdicts if verdict.problems]
+        for verdict in verdicts:
+            if verdict.problems:
+                failed.append(verdict)
+                print(f"seed {verdict.seed}: {verdict.problems[0][:1_000]}")
+                print(f"  python -m tests.simulation --seed {verdict.seed} --trace", flush=True)
         now = time.monotonic()
         if now - reported >= REPORT_S or done == count:
             reported = now
-            print(f"{done} of {count} seeds, {done / (now - began):.1f} seeds/s, {len(failed)} failed", flush=True)
-    for verdict in sorted(failed, key=lambda verdict: verdict.seed)[:10]:
-        print(f"seed {verdict.seed}: {verdict.problems[0][:1_000]}")
-        print(f"  python -m tests.simulation --seed {verdict.seed} --trace")
+            speed = f"{done / (now - began):.1f} seeds/s"
+            print(f"{done} of {count} seeds, {speed}, {len(failed)} failed", flush=True)
     return bool(failed)
 
 

@@ -173,6 +173,8 @@ class Interpreter:
         done, rest = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
         for run in rest:
             run.cancel()
+        if rest:
+            await asyncio.wait(rest)
         work.seen.append([len(done), [type(run.exception()).__name__ for run in done]])
 
     async def _timeout(self, ctx: Any, work: Work, path: str, seconds: float, program: Program) -> None:
