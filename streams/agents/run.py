@@ -237,6 +237,16 @@ class Run:
         """Drop the handler; what it still does while it is closed asks for nothing."""
         self.closed = True
         self.loop.abandon()
+        # Nothing runs any more. Otherwise each run would be a cycle, left to the garbage collector.
+        self.task = None
+        self._main = _ended
+        self.collect = list
+        self.pending = {}
+        del self.loop.owner
+
+
+def _ended(run: Run) -> Any:
+    raise HandlerError(f"{run.invocation.id} has ended")
 
 
 def resolve(request: Request, completion: Completion) -> None:

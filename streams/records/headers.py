@@ -6,6 +6,8 @@ are headers with the prefix `ce_`.
 
 from __future__ import annotations
 
+from functools import cache
+
 JSON_TYPE = b"application/json"
 AVRO_TYPE = b"avro/binary"
 
@@ -14,8 +16,8 @@ Headers = tuple[tuple[str, bytes], ...]
 
 def internal(record_type: str, traceparent: str = "") -> Headers:
     """Return the headers of a record between parts of the product: its type, and the trace it belongs to."""
-    kind = ("ce_type", f"streams.{record_type}".encode())
-    return (kind, ("traceparent", traceparent.encode())) if traceparent else (kind,)
+    kind = _type(record_type)
+    return (*kind, ("traceparent", traceparent.encode())) if traceparent else kind
 
 
 def public(record_type: str, *, record_id: str, source: str, content_type: bytes, traceparent: str = "") -> Headers:
@@ -27,6 +29,12 @@ def public(record_type: str, *, record_id: str, source: str, content_type: bytes
         ("ce_source", source.encode()),
         ("content-type", content_type),
     )
+
+
+@cache
+def _type(record_type: str) -> Headers:
+    """Made once for each type: on the way through a shard nearly every record has no other header."""
+    return (("ce_type", f"streams.{record_type}".encode()),)
 
 
 def is_json(headers: Headers) -> bool:

@@ -23,7 +23,7 @@ from streams.records.ids import child_key, digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, KeptStep
 from streams.records.signals import Signal
-from streams.records.steps import LlmRequest, ToolCall
+from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
 from streams.shards.effects import ShardLimits, Write
 from streams.shards.live import Live
 from streams.tools.tool import Tool
@@ -160,7 +160,7 @@ class Dispatcher:
 
     def _to_agent_topic(self, kind: str, live: Live, record: Any, name: str, lane: str) -> Write:
         head = headers.internal(name, live.invocation.traceparent)
-        return Write(kind, live.invocation.agent_id.encode(), encode(record), self.partition, head, lane)
+        return Write(kind, live.agent_id.encode(), encode(record), self.partition, head, lane)
 
 
 def take_signal(live: Live, request: Request, now: float) -> Completion | None:
@@ -217,6 +217,32 @@ def over_budget(live: Live, agent: Agent[Any, Any], request: Request) -> str | N
 def _reserve(request: Request) -> int:
     spec: ChatSpec[Any] = request.spec
     return spec.input_tokens(request.payload) + spec.max_output_tokens
+
+
+def answered(request: Request, result: ToolResult | LlmResult, now: float, asked: int) -> Completion:
+    """Return the completion that a result makes of *request*.
+
+    Args:
+        asked: The run's rolling hash; set at once, because a copy would cost as much as all else that is done here.
+    """
+    llm = result if isinstance(result, LlmResult) else None
+    return Completion(
+        step=request.step,
+        kind=request.kind,
+        name=request.name,
+        status=result.status,
+        at_s=now,
+        asked=asked,
+        value=result.value,
+        error_type=result.error_type,
+        error_message=result.error_message,
+        cause=result.cause,
+        attempts=result.attempts,
+        elapsed_s=result.elapsed_s,
+        input_tokens=llm.input_tokens if llm else 0,
+        output_tokens=llm.output_tokens if llm else 0,
+        cost=llm.cost if llm else 0.0,
+    )
 
 
 def completed(request: Request, now: float, *, value: bytes | None = None, status: str = "ok") -> Completion:

@@ -34,11 +34,11 @@ from streams.records.journal import Completion, Early, KeptStep, Marker
 from streams.records.signals import Answer, Cancel, Order, Signal, StatusQuery
 from streams.records.state import StateDelta
 from streams.records.steps import LlmResult, ToolResult
-from streams.shards.dispatch import Admission, Dispatcher, completed, fall_back, raised, signal_completion
+from streams.shards.dispatch import Admission, Dispatcher, answered, completed, fall_back, raised, signal_completion
 from streams.shards.effects import Counters, Event, ShardLimits, Write
 from streams.shards.ending import Ending, cancelled, failed, refused
 from streams.shards.handlers import MISSING_VERSION, Handlers
-from streams.shards.live import PARKED, QUEUED, RUNNING, Live, early_key, outcome_of
+from streams.shards.live import PARKED, QUEUED, RUNNING, Live, early_key
 from streams.shards.memory import Markers, StateStore
 from streams.shards.orders import Orders
 from streams.shards.outbox import EncodeResult, Outbox
@@ -368,7 +368,7 @@ class Engine:
             self.outbox.journal(key, None)
         self._mark(ending.result)
         self._forget(live)
-        owner = live.invocation.agent_id
+        owner = live.agent_id
         instance = self.instances.get(owner)
         if instance is None:
             return
@@ -397,7 +397,7 @@ class Engine:
         self.outbox.journal(result.id.encode(), encode(marker))
 
     def _write_state(self, live: Live, record: str, value: bytes) -> None:
-        owner = live.invocation.agent_id
+        owner = live.agent_id
         self._freeze_readers(owner)
         self.sequence += 1
         delta = StateDelta(
@@ -441,7 +441,7 @@ class Engine:
         if request is None or request.kind != kind:
             self.counters.ignored += 1
             return
-        self.handlers.give(live, self._complete(request, result))
+        self.handlers.give(live, self._complete(request, result, run.asked))
         self.handlers.drive(live, agent)
 
     def kept_step(self, live: Live, kind: str, result: ToolResult | LlmResult) -> int | None:
@@ -462,14 +462,13 @@ class Engine:
             return raised(request, HandlerError(f"tool {kept.tool!r} is not declared any more"), self.now)
         return self._complete(request, result)
 
-    def _complete(self, request: Request, result: ToolResult | LlmResult) -> Completion:
-        fields = outcome_of(result)
+    def _complete(self, request: Request, result: ToolResult | LlmResult, asked: int = 0) -> Completion:
         if result.status == "failed":
             failure = Failure(
                 request.spec.dependency, result.cause, result.error_message, result.attempts, result.elapsed_s
             )
             return fall_back(request, failure, self.now)
-        return replace(completed(request, self.now, status=result.status), **fields)
+        return answered(request, result, self.now, asked)
 
     def _on_child(self, outcome: ChildOutcome) -> None:
         live = self.live.get(outcome.parent)
@@ -644,7 +643,7 @@ class Engine:
         self.touch(live)
         instance = self._instance(live)
         if live in instance.mailbox:
-            self.next_of(instance, live.invocation.agent_id, alone=True)
+            self.next_of(instance, live.agent_id, alone=True)
         else:
             self._enter(live, self.app.agents.get(live.invocation.agent, {}).get(live.version))
 
@@ -705,11 +704,11 @@ class Engine:
         )
 
     def _position(self, live: Live) -> int:
-        instance = self.instances.get(live.invocation.agent_id)
+        instance = self.instances.get(live.agent_id)
         return instance.mailbox.index(live) + 1 if instance and live in instance.mailbox else 0
 
     def _instance(self, live: Live) -> Instance:
-        owner = live.invocation.agent_id
+        owner = live.agent_id
         instance = self.instances.get(owner)
         if instance is None:
             instance = self.instances[owner] = Instance()

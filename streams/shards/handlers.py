@@ -98,12 +98,12 @@ class Handlers:
 
     def _new_run(self, live: Live, agent: Agent[Any, Any]) -> Run:
         if live.snapshot is None:
-            view = self._state.view(live.invocation.agent_id)
+            view = self._state.view(live.agent_id)
         else:
             frozen = StateStore()
             for data in live.snapshot:
                 frozen.put(decode_as(StateDelta, data))
-            view = frozen.view(live.invocation.agent_id)
+            view = frozen.view(live.agent_id)
         return Run(live.invocation, live.incarnation, lambda run: agent.open(run, view), live.patches)
 
     def agent_of(self, live: Live) -> Agent[Any, Any] | None:
@@ -167,7 +167,8 @@ class Handlers:
         """Journal a completion and apply it to the handler."""
         run = live.run
         assert run is not None
-        completion = replace(completion, asked=run.asked)
+        if completion.asked != run.asked:
+            completion = replace(completion, asked=run.asked)
         live.add(completion)
         self._desk.touch(live)
         try:
@@ -194,7 +195,7 @@ class Handlers:
             timer = run.loop.next_timer()
             if timer is None or timer[0] > self.now:
                 break
-            self.give(live, Completion(timer[1], TIMER, "", "ok", self.now, 0))
+            self.give(live, Completion(timer[1], TIMER, "", "ok", self.now, run.asked))
         if run is None or live.run is not run:
             return
         if run.finished:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 from streams.agents.run import Run
 from streams.errors import CodecError
@@ -34,6 +33,7 @@ class Live:
 
     Attributes:
         encoded: The invocation's record, as it is journaled.
+        id: The invocation ID; `agent_id` is that of the agent instance. Made once: they are asked for all the time.
         closed: Completions in closed chunks; `open` are those of the journal entry, which is rewritten.
         asked: Rolling hash of all requests until now.
         wake_at_s: When the engine must look at it without an event; 0 for never.
@@ -76,11 +76,11 @@ class Live:
     snapshot_chunks: int = 0
     held_first: int = 0
     held_written: tuple[int, int] = (0, 0)
+    id: str = field(init=False)
+    agent_id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        """The invocation ID."""
-        return self.invocation.id
+    def __post_init__(self) -> None:
+        self.id, self.agent_id = self.invocation.id, self.invocation.agent_id
 
     @property
     def size_bytes(self) -> int:
@@ -141,11 +141,11 @@ class Live:
             asked=self.asked,
             wake_at_s=self.wake_at_s,
             reason=self.reason,
-            kept=tuple(encode(kept) for kept in self.kept if kept.incarnation < self.incarnation),
+            kept=tuple(encode(k) for k in self.kept if k.incarnation < self.incarnation) if self.kept else (),
             signals=tuple(self.signals),
             snapshot=None,
             working=self.working,
-            patches=tuple(sorted(self.patches)),
+            patches=tuple(sorted(self.patches)) if self.patches else (),
         )
 
     def writes(self, chunk_bytes: int) -> Iterator[tuple[bytes, bytes | None]]:
@@ -271,12 +271,3 @@ def pieces(records: Iterable[bytes], most_bytes: int) -> Iterator[tuple[bytes, .
 def is_kept_step(data: bytes) -> bool:
     """Tell an encoded `KeptStep` from a completion, without decoding it."""
     return data[:10] == _KEPT_STEP
-
-
-def outcome_of(record: Any) -> dict[str, Any]:
-    """Return the fields that a tool or LLM result and a completion have in common."""
-    names = ("value", "error_type", "error_message", "cause", "attempts", "elapsed_s")
-    fields = {name: getattr(record, name) for name in names}
-    for name in ("input_tokens", "output_tokens", "cost"):
-        fields[name] = getattr(record, name, 0)
-    return fields
