@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from streams.agents.context import Context
 from streams.app import App
+from streams.cli.roles import collect_rarely
 from streams.records import decode, encode
 from streams.records.invocations import Invocation
 from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
@@ -91,6 +92,7 @@ async def many_steps(ctx: Context[None], work: Work) -> int:
 
 async def run() -> None:
     """Print the lines of `engine` and `engine_long`."""
+    collect_rarely()
     print(json.dumps(three(RUNS, ROUNDS)), flush=True)
     print(json.dumps(long_invocation(LONG_STEPS)), flush=True)
 

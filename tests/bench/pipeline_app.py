@@ -12,7 +12,7 @@ from streams.agents.context import Context
 from streams.app import App
 from streams.broker.kafka.broker import KafkaBroker
 from streams.broker.kafka.settings import KafkaSettings
-from streams.cli.roles import run_roles
+from streams.cli.roles import collect_rarely, run_roles
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.function import FunctionProvider
 from streams.llm.role import LlmRole
@@ -67,6 +67,7 @@ async def shards(bootstrap: str, namespace: str) -> None:
 async def workers(bootstrap: str, namespace: str) -> None:
     """Be the process that works tools and models."""
     _log_less()
+    collect_rarely()
     chosen = settings(bootstrap, namespace)
     broker = KafkaBroker(chosen.kafka_for_payloads())
     await broker.connect()
