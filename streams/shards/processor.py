@@ -311,6 +311,7 @@ class ShardProcessor:
 
     def _mark_advanced(self) -> None:
         self._advanced = True
+        self._settled.clear()
         self._work.set()
 
     def _pause(self, reader: Reader) -> None:
@@ -342,8 +343,7 @@ class ShardProcessor:
 
     async def _settle(self) -> None:
         """Wait until everything that has gathered is committed."""
-        if self._advanced or not self._settled.is_set():
-            await self._settled.wait()
+        await self._settled.wait()
 
     def _messages(self) -> list[Message]:
         """Return the transaction's messages: journal keys once, with their last value, and the cursor."""
