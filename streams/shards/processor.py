@@ -168,8 +168,7 @@ class ShardProcessor:
     async def _read_for_ever(self, reader: Reader) -> None:
         reported = self._now()
         while not self._stopping:
-            for source, records in (await self._read(reader)).items():
-                await self._take(self._kinds[source], records)
+            await self._take(await self._read(reader))
             if self._due():
                 await self._wake()
             self._pause(reader)
@@ -196,13 +195,23 @@ class ShardProcessor:
         wake = self.engine.next_wake
         return wake is not None and wake <= self._now()
 
-    async def _take(self, kind: str, records: list[LogRecord]) -> None:
-        if self._poison.careful:
-            for record in records:
-                await self._take_alone(kind, record)
-            return
-        events, set_aside = self._decode(kind, records)
-        await self._step(events, {kind: records[-1].offset + 1}, set_aside)
+    async def _take(self, batch: Mapping[Partition, list[LogRecord]]) -> None:
+        """Process what was read in one step, so that it is one transaction and not one for each topic."""
+        events: list[Event] = []
+        set_aside: list[Write] = []
+        positions: dict[str, int] = {}
+        for source, records in batch.items():
+            kind = self._kinds[source]
+            if self._poison.careful:
+                for record in records:
+                    await self._take_alone(kind, record)
+                continue
+            decoded, bad = self._decode(kind, records)
+            events += decoded
+            set_aside += bad
+            positions[kind] = records[-1].offset + 1
+        if positions:
+            await self._step(events, positions, set_aside)
 
     def _decode(self, kind: str, records: Iterable[LogRecord]) -> tuple[list[Event], list[Write]]:
         events: list[Event] = []
