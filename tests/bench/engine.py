@@ -179,8 +179,8 @@ def new_engine() -> Engine:
     return Engine(app, partition=0, partition_of=lambda agent: 0, limits=ShardLimits())
 
 
-def invocation(agent: str, number: int, text: str = PAYLOAD) -> bytes:
-    """Return an encoded invocation."""
-    key = f"agent-{number % AGENTS}"
+def invocation(agent: str, number: int, text: str = PAYLOAD, *, agents: int = AGENTS) -> bytes:
+    """Return an encoded invocation of one of so many agents."""
+    key = f"agent-{number % agents}"
     data = orjson.dumps({"customer": key, "text": text})
     return encode(Invocation(agent, key, f"run-{number:028d}", data, START_MS, START_MS + 3_600_000))

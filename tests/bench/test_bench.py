@@ -1,0 +1,76 @@
+"""Each benchmark runs, small, and prints what others rely on. Times are not looked at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.broker.embedded import EmbeddedKafka
+from tests.bench import engine, floor, open_invocations, pipeline, restore
+from tests.bench.load import measure
+
+LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
+
+
+@pytest.fixture(scope="module")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as server:
+        yield server.bootstrap
+
+
+async def test_a_closed_loop_keeps_so_many_in_flight() -> None:
+    seen: list[int] = []
+
+    async def one(number: int) -> None:
+        seen.append(number)
+
+    figures = await measure(one, 3, 10)
+    assert figures.keys() == LOAD_FIELDS - {"bench"}
+    assert seen == [*range(10), *range(10)]
+
+
+def test_engine_ends_every_run() -> None:
+    figures = engine.three(100, 1)
+    assert figures.keys() >= {"bench", "runs_per_s", "us_per_run", "with_state_runs_per_s"}
+
+
+def test_an_invocation_of_many_steps_writes_so_much_a_step() -> None:
+    figures = engine.long_invocation(1_000)
+    assert figures["bytes_growth"] < 1.2
+
+
+def test_open_invocations_are_all_open() -> None:
+    assert open_invocations.open_invocations(40).keys() >= {"bench", "open", "rss_mb"}
+
+
+@pytest.mark.kafka
+async def test_restore_finds_what_was_open(bootstrap: str) -> None:
+    figures = await restore.restore(bootstrap, 30, 10)
+    assert figures["open"] == 10
+    assert figures["records"] > 60
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+async def test_floor_and_pipeline_have_the_same_fields(bootstrap: str) -> None:
+    below, product = await floor.floor(bootstrap, 5, 20), await pipeline.pipeline(bootstrap, 5, 20)
+    assert below.keys() == product.keys() == LOAD_FIELDS
+    assert (below["runs"], product["runs"]) == (20, 20)
+
+
+def test_cases_are_listed() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--list"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert {"breaker", "engine", "floor", "memory", "open_invocations", "pipeline", "restore"} <= {
+        *listed.stdout.split()
+    }
