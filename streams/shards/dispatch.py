@@ -51,7 +51,7 @@ class Dispatcher:
         if len(request.payload) > self.limits.max_payload_bytes:
             what = f"what {live.id} sends to {request.kind} {request.name!r}"
             error = PayloadTooLarge(what, len(request.payload), self.limits.max_payload_bytes, "max_payload_bytes")
-            return raised(request, error, now)
+            return raised(request, HandlerError(str(error)), now)
         match request.kind:
             case "tool":
                 return self._tool(live, request, now)

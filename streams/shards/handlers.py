@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from streams.agents.agent import Agent
 from streams.agents.run import CANCEL, START, TIMER, Request, Run
 from streams.app import App
-from streams.errors import HandlerError, NonDeterminism, StreamsError
+from streams.errors import HandlerError, NonDeterminism, PayloadTooLarge, StreamsError
 from streams.records import decode_as
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion
@@ -167,6 +167,8 @@ class Handlers:
         """Journal a completion and apply it to the handler."""
         run = live.run
         assert run is not None
+        if completion.value is not None and len(completion.value) > self._limits.max_payload_bytes:
+            completion = self._too_large(live, completion)
         if completion.asked != run.asked:
             completion = replace(completion, asked=run.asked)
         live.add(completion)
@@ -179,6 +181,15 @@ class Handlers:
             self._desk.end(live, failed(live, self.now, error))
         except SystemExit:
             pass  # sys.exit() in a handler ends the handler: its task has the exception, as any other
+
+    def _too_large(self, live: Live, completion: Completion) -> Completion:
+        """What does not fit a journal record is an error of its step, wherever it comes from."""
+        size, most = len(completion.value or b""), self._limits.max_payload_bytes
+        what = f"what {live.id} gets from {completion.kind} {completion.name!r}"
+        problem = str(PayloadTooLarge(what, size, most, "max_payload_bytes"))
+        return replace(
+            completion, status="raised", value=None, error_type=HandlerError.__name__, error_message=problem
+        )  # fmt: skip
 
     def drive(self, live: Live, agent: Agent[Any, Any]) -> None:
         """Answer requests and fire timers, one completion at a time, until the handler waits for something outside."""

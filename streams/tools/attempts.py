@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from streams.agents.signature import explain
-from streams.errors import InvalidInput
+from streams.errors import InvalidInput, PayloadTooLarge
 from streams.records.steps import ToolCall, ToolResult
 from streams.tools.context import CallInfo, current_call
 from streams.tools.tool import Tool, inside_tool
@@ -40,7 +40,7 @@ class Runner:
     """Runs calls of declared tools.
 
     Args:
-        observe: Told about each attempt.
+        max_result_bytes: Largest result that is sent back; a larger one is a failure of the tool.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Runner:
         random: Random,
         backoff_s: float,
         backoff_ceiling_s: float,
+        max_result_bytes: int = 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker = worker
@@ -58,6 +59,7 @@ class Runner:
         self._random = random
         self._backoff_s = backoff_s
         self._ceiling_s = backoff_ceiling_s
+        self._max_result_bytes = max_result_bytes
         self._clock = clock
 
     async def run(self, tool: Tool[..., Any], call: ToolCall, observe: Callable[[Attempt], None]) -> ToolResult:
@@ -140,14 +142,16 @@ class Runner:
     ) -> ToolResult:
         try:
             data = b"null" if value is None else tool.returns.dump_json(tool.returns.validate_python(value))
-        except ValueError as error:
+            if len(data) > self._max_result_bytes:
+                raise PayloadTooLarge(f"result of {call.id}", len(data), self._max_result_bytes, "max_payload_bytes")
+        except (ValueError, PayloadTooLarge) as error:
             reason = explain(error) if isinstance(error, ValidationError) else str(error)
             return self.result(
                 call,
                 "failed",
                 cause="unencodable",
                 error_type=type(error).__name__,
-                error_message=f"tool {tool.name!r} returned what its type does not allow: {reason}",
+                error_message=f"tool {tool.name!r} returned what cannot be sent: {reason}",
                 attempts=attempts,
                 elapsed_s=elapsed_s,
             )
@@ -158,6 +162,8 @@ class Runner:
             arguments = orjson.dumps(list(error.args))
         except TypeError:
             arguments = orjson.dumps([str(error)])
+        if len(arguments) > self._max_result_bytes:
+            arguments = orjson.dumps([str(error)[:4_000]])
         return self.result(
             call,
             "raised",

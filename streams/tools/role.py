@@ -72,6 +72,7 @@ class ToolRole:
             random=self._random,
             backoff_s=settings.backoff_s,
             backoff_ceiling_s=settings.backoff_ceiling_s,
+            max_result_bytes=catalogue.max_payload_bytes,
             clock=clock,
         )
         plan = QueuePlan(

@@ -34,6 +34,7 @@ class Faults:
             await asyncio.wait(self._thawing)
         for host in world.hosts:
             host.process.fuse = -1
+        world.traps.clear()
 
     def _happen(self, fault: Fault) -> None:
         world = self._world
@@ -44,6 +45,8 @@ class Faults:
                 host.process.kill()
             case "fuse":
                 host.process.kill_after(1 + int(fault.amount**3 * 2_000))
+            case "trap":
+                world.traps[host.process] = int(fault.amount * 6)
             case "freeze":
                 host.process.freeze()
                 process = host.process

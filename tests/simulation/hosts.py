@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from random import Random
 from typing import Any
 
-from streams.broker.simulated import Process
+from streams.broker.port import Message
+from streams.broker.ring import OrderedRing
+from streams.broker.simulated import Process, SimulatedBroker, SimulatedLog
+from streams.broker.simulated.broker import SimulatedTransactions
+from streams.broker.simulated.link import Link
 from streams.errors import StreamsError
 
 Start = Callable[[Process], Coroutine[Any, Any, None]]
@@ -65,6 +69,52 @@ class Host:
                 leaves += one.exceptions
             elif not isinstance(one, StreamsError | asyncio.CancelledError):
                 self._problems.append(f"{self.name} ended with {one!r}")
+
+
+class TrappedBroker(SimulatedBroker):
+    """A connection whose process dies in the midst of a transaction, if its host has a trap for it.
+
+    Args:
+        traps: Process to how many more requests of transactions it survives.
+    """
+
+    def __init__(self, log: SimulatedLog, process: Process, traps: dict[Process, int]) -> None:
+        super().__init__(log, process)
+        self._traps = traps
+
+    def ring(self, transactional_id: str, *, size: int = 2, timeout_ms: int = 10_000) -> OrderedRing:
+        """Return a ring whose producers step into the trap."""
+        names = [f"{transactional_id}-{number}" for number in range(size)]
+        return OrderedRing(
+            transactional_id,
+            [_Trapped(self._link(), name, timeout_ms / 1000, self.process, self._traps) for name in names],
+        )
+
+
+class _Trapped(SimulatedTransactions):
+    def __init__(
+        self, link: Link, transactional_id: str, timeout_s: float, process: Process, traps: dict[Process, int]
+    ) -> None:
+        super().__init__(link, transactional_id, timeout_s)
+        self._process = process
+        self._traps = traps
+
+    async def write(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Write, or die while it is under way."""
+        self._step()
+        return await super().write(messages)
+
+    async def commit(self) -> None:
+        """Commit, or die while it is under way."""
+        self._step()
+        await super().commit()
+
+    def _step(self) -> None:
+        left = self._traps.get(self._process)
+        if left is not None:
+            self._traps[self._process] = left - 1
+            if left == 0:
+                self._process.kill_after(1)
 
 
 def _set(event: asyncio.Event, _: object) -> None:

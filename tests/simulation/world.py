@@ -37,7 +37,7 @@ from tests.simulation import application
 from tests.simulation.application import Outside, deploy
 from tests.simulation.callers import Callers
 from tests.simulation.faults import Faults
-from tests.simulation.hosts import Host
+from tests.simulation.hosts import Host, TrappedBroker
 from tests.simulation.plan import Plan
 
 DEDUP_S = 7_200.0
@@ -93,6 +93,7 @@ class World:
         self.catalogue = Catalogue("sim", self.plan.partitions)
         self.log.create_topics([TopicSpec(p.name, p.partitions, 1, p.config) for p in self.catalogue.topics()])
         self.roles: dict[str, ShardRole] = {}
+        self.traps: dict[Process, int] = {}
         self.settings = SmallShards(
             max_hot=self.plan.max_hot, chunk_bytes=self.plan.chunk_bytes, max_mailbox=self.plan.max_mailbox,
             max_working=self.plan.max_working, bite_records=self.plan.bite,
@@ -119,7 +120,7 @@ class World:
         app: App = deploy(newest=self.newest[number])
         role = ShardRole(
             app,
-            SimulatedBroker(self.log, process),
+            TrappedBroker(self.log, process, self.traps),
             self.catalogue,
             self.settings,
             instance_id=instance,
@@ -134,7 +135,7 @@ class World:
     async def _tools(self, instance: str | None, process: Process) -> None:
         role = ToolRole(
             deploy(newest=True),
-            SimulatedBroker(self.log, process),
+            TrappedBroker(self.log, process, self.traps),
             self.catalogue,
             TOOLS,
             instance_id=instance,

@@ -61,11 +61,22 @@ class Shard:
     def order(self, action: str, target: str) -> Answer:
         """Give an operator's order and return the answer."""
         self.arrive(Order(action, target, "test", "tester", 0, "client", "r1"), "signals")
-        return self.written(Answer)[-1]
+        answer: Answer = self.written(Answer)[-1]
+        return answer
 
     def answer(self, call: ToolCall, value: bytes = b"1", status: str = "ok", **fields: Any) -> None:
         """Answer a tool call."""
         self.arrive(ToolResult(call.invocation, call.incarnation, call.step, call.tool, status, value, **fields))
+
+    def arrive_later(self, call: ToolCall, value: bytes, into: list[Event]) -> None:
+        """Put an answer where `arrive_all` takes it from."""
+        into.append(
+            Event("tool-results", ToolResult(call.invocation, call.incarnation, call.step, call.tool, "ok", value))
+        )
+
+    def arrive_all(self, events: list[Event]) -> None:
+        """Let several records arrive in one transaction."""
+        self._step(tuple(events))
 
     def deliver(self) -> None:
         """Deliver what was written to the inbox, until nothing more is."""

@@ -25,7 +25,8 @@ class Ask(BaseModel):
 
 
 @app.tool(timeout=5, effect="read", fallback=0)
-async def look(text: str) -> int: ...
+async def look(text: str) -> int:
+    raise NotImplementedError
 
 
 @app.agent(key="key")
