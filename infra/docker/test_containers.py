@@ -22,7 +22,7 @@ from pathlib import Path
 from streams.broker.jars import kafka_jars
 from streams.memory.embedded import postgres_binaries
 
-KAFKA_IMAGE = "agent-streams-local/kafka:4.3.1"
+KAFKA_IMAGE = "agent-streams-local/kafka:4.2.1"
 POSTGRES_IMAGE = "agent-streams-local/postgres:18.6"
 ROOT = Path(__file__).parents[2]
 

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from streams.broker.dead_letters import dead_letter
+from streams.broker.open_transactions import check_nothing_open
 from streams.broker.port import Broker, LogRecord, Message, Partition, Reader, Ring
 from streams.broker.table import read_to_end
 from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fenced, InvalidInput, StreamsError
@@ -107,6 +108,10 @@ class ShardProcessor:
         try:
             await self._confirm()
             await ring.start()
+            own = [
+                Partition(self._catalogue.name(kind), self.partition) for kind in ("journal", "state-deltas", "results")
+            ]
+            await check_nothing_open(self._broker, own)
             await self._restore()
             await self._confirm()
             async with self._broker.reader(group=group) as reader:

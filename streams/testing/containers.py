@@ -21,7 +21,7 @@ from streams.broker.server_process import LOOPBACK, free_port
 from streams.broker.server_properties import KafkaConfig
 from streams.errors import BrokerUnavailable, StoreUnavailable, StreamsError
 
-KAFKA_IMAGE = "apache/kafka:4.3.1"
+KAFKA_IMAGE = "apache/kafka:4.2.1"
 POSTGRES_IMAGE = "postgres:18.6"
 _ENGINE_TIMEOUT_S = 10
 _START_TIMEOUT_S = 90.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from streams.broker.open_transactions import check_nothing_open
 from streams.broker.port import Broker, Message, Partition, Ring
 from streams.broker.table import read_to_end
 from streams.records import decode_as, encode, headers
@@ -40,6 +41,7 @@ class Claims:
     async def open(self) -> None:
         """Fence earlier owners, then read what they have claimed."""
         await self._ring.start()
+        await check_nothing_open(self._broker, [self._topic])
         async for batch in read_to_end(self._broker, [self._topic]):
             for record in batch:
                 if record.value is not None:

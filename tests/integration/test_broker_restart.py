@@ -11,6 +11,8 @@ import pytest
 from streams.broker import LogRecord, Message, Partition, Reader
 from streams.broker.embedded import EmbeddedKafka
 from streams.broker.kafka import KafkaBroker, KafkaSettings
+from streams.broker.kafka.transactions import KafkaTransactions
+from streams.broker.open_transactions import check_nothing_open
 from streams.broker.table import Table, read_to_end
 from streams.errors import BrokerError, BrokerUnavailable, CommitAmbiguous
 from tests.integration.broker_worlds import new_topic
@@ -106,6 +108,46 @@ async def test_everyone_goes_on_after_a_restart(cluster: Cluster) -> None:
 def _senders() -> int:
     names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
     return sum("_sender_routine" in name for name in names)
+
+
+async def test_what_a_dead_broker_leaves_open_is_ended_before_a_successor_reads(cluster: Cluster) -> None:
+    """Fails on Kafka 4.3.0 and 4.3.1, in three rounds of four (KAFKA-20734); see `streams.broker.open_transactions`."""
+    broker = cluster.broker
+    topic = await new_topic(broker, partitions=4)
+    places = [Partition(topic, number) for number in range(4)]
+    abandoned: list[KafkaTransactions] = []
+    for _ in range(3):
+        for place in places:
+            transactions = KafkaTransactions(broker._connection, f"owner-{place.number}", 2_000)
+            await transactions.start()
+            await transactions.write([Message(topic, b"k", b"never committed", place.number)])
+            abandoned.append(transactions)
+        await cluster.stop()
+        await cluster.start()
+        for place in places:
+            successor = KafkaTransactions(broker._connection, f"owner-{place.number}", 2_000)
+            await successor.start()
+            await successor.stop(1)
+        await check_nothing_open(broker, places)
+    stored = [r.value async for batch in read_to_end(broker, places) for r in batch]
+    assert stored == []
+    for transactions in abandoned:
+        await transactions.stop(0.1)
+
+
+async def test_a_transaction_that_is_left_open_is_named(cluster: Cluster) -> None:
+    broker = cluster.broker
+    topic = await new_topic(broker)
+    owner = KafkaTransactions(broker._connection, "owner", 10_000)
+    await owner.start()
+    await owner.write([Message(topic, b"k", b"open", 0)])
+    with pytest.raises(BrokerError, match=rf"open on {topic}\[0\] from offset 0 to 1.*KAFKA-20734"):
+        await check_nothing_open(broker, [Partition(topic, 0)])
+    successor = KafkaTransactions(broker._connection, "owner", 10_000)
+    await successor.start()
+    await check_nothing_open(broker, [Partition(topic, 0)])
+    await successor.stop(1)
+    await owner.stop(0.1)
 
 
 async def _poll_for(reader: Reader, seconds: int) -> None:

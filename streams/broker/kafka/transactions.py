@@ -112,8 +112,10 @@ class KafkaTransactions:
             return
         if producer._txn_manager.is_in_transaction():
             await quietly(producer.abort_transaction(), timeout_s)
-        # With a broker that is away, stopping waits for what was not written; sender and client must end all the same.
-        for ending in (producer.stop, producer._sender.close, producer.client.close):
+        # Not producer.stop(): it waits for what was not written, for ever while the broker is away, and leaves a task
+        # behind when it is given up. Here everything was acknowledged, or belongs to a transaction that is aborted.
+        producer._closed = True
+        for ending in (producer._sender.close, producer.client.close):
             await quietly(ending(), 1.0)
         _mark_as_read(producer)
 
