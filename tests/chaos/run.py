@@ -60,9 +60,9 @@ class Tally:
     Attributes:
         restarted_s: From kill -9 of a shard's process to the first new result of every shard; started again at once.
         taken_over_s: Likewise, where another process took over.
-        others_s: Likewise, of tool workers and LLM dispatchers.
+        others_s: From kill -9 of another role to the last shard's first result of an invocation that began after it.
         thawed_s: From SIGSTOP on; includes the session timeout.
-        broker_s: From the broker's end on.
+        broker_s: From the broker's end on; includes its own start.
         stuck: Faults after which nothing more came.
     """
 
@@ -142,8 +142,7 @@ class Torment:
             raise StreamsError(f"not every shard had a result within {RESUME_WITHIN_S:.0f} s; see the logs")
         planned = faults(self._options.kills, self._options.seed, session_timeout_s=self._options.session_timeout_s)
         for fault in planned:
-            began = time.time()
-            silent = await self._do(fault, began)
+            silent = await self._do(fault)
             said = "not waited for" if not fault.wait else "stuck" if silent is None else f"{silent:.2f} s"
             self._report(f"{fault.what} {fault.role}{f'-{fault.index}' if fault.role else ''}: {said}")
             if fault.wait and silent is None:
@@ -152,64 +151,66 @@ class Torment:
             await asyncio.sleep(0.5)
         return self.tally
 
-    async def _do(self, fault: Fault, began: float) -> float | None:
+    async def _do(self, fault: Fault) -> float | None:
         match fault.what:
             case "kill":
-                return await self._kill(fault, began)
+                return await self._kill(fault)
             case "freeze":
-                return await self._freeze(fault, began)
+                return await self._freeze(fault)
             case "broker":
-                return await self._restart_broker(began)
+                return await self._restart_broker()
             case "roll":
-                return await self._roll(began)
+                return await self._roll()
 
     def _victim(self, fault: Fault) -> Kept:
         candidates = self._fleet.of(fault.role)
         return candidates[fault.index % len(candidates)]
 
-    async def _kill(self, fault: Fault, began: float) -> float | None:
+    async def _kill(self, fault: Fault) -> float | None:
         victim = self._victim(fault)
-        while not victim.kill(down_s=fault.down_s):
+        while not victim.kill(down_s=fault.down_s):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-            began = time.time()
+        began = time.time()
         self.tally.kills += 1
         if not fault.wait:
             return None
-        silent = await self._watch.resumed(began, within_s=RESUME_WITHIN_S)
-        if silent is not None and fault.role == "shards":
-            taken_over = fault.down_s > self._options.session_timeout_s
-            (self.tally.taken_over_s if taken_over else self.tally.restarted_s).append(silent)
-        elif silent is not None and fault.role in ("tools", "llm"):
-            self.tally.others_s.append(silent)
+        all_roles = await self._watch.resumed(began, within_s=RESUME_WITHIN_S, anew=True)
+        silent = self._watch.silence_s(began)
+        if silent is None or all_roles is None:
+            return None
+        if fault.role != "shards":
+            self.tally.others_s.append(all_roles)
+            return all_roles
+        taken_over = fault.down_s > self._options.session_timeout_s
+        (self.tally.taken_over_s if taken_over else self.tally.restarted_s).append(silent)
         return silent
 
-    async def _freeze(self, fault: Fault, began: float) -> float | None:
+    async def _freeze(self, fault: Fault) -> float | None:
         victim = self._victim(fault)
         while not victim.freeze():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        began = time.time()
         await asyncio.sleep(self._options.session_timeout_s + 2.0)
-        silent = self._watch.silence_s(began)
         victim.thaw()
         self.tally.zombies += 1
-        woken = await self._watch.resumed(time.time() + 1.0, within_s=RESUME_WITHIN_S)
-        if woken is None:
+        if await self._watch.resumed(time.time(), within_s=RESUME_WITHIN_S, anew=True) is None:
             return None
-        if silent is None:
-            silent = await self._watch.resumed(began, within_s=1.0) or 0.0
-        self.tally.thawed_s.append(silent)
+        silent = self._watch.silence_s(began)
+        self.tally.thawed_s += [] if silent is None else [silent]
         return silent
 
-    async def _restart_broker(self, began: float) -> float | None:
+    async def _restart_broker(self) -> float | None:
+        began = time.time()
         await asyncio.to_thread(self._kafka.stop, at_once=True)
         await asyncio.sleep(1.0)
         await asyncio.to_thread(self._kafka.start)
         self.tally.broker_restarts += 1
-        silent = await self._watch.resumed(began, within_s=RESUME_WITHIN_S)
+        silent = await self._watch.resumed(began, within_s=RESUME_WITHIN_S, anew=True)
         if silent is not None:
             self.tally.broker_s.append(silent)
         return silent
 
-    async def _roll(self, began: float) -> float | None:
+    async def _roll(self) -> float | None:
         """A rolling deploy: each process in turn gets both versions of the handler."""
         for process in self._fleet.processes:
             if process.role != "client":
@@ -218,7 +219,7 @@ class Torment:
                 self.tally.roll_stop_max_s = max(self.tally.roll_stop_max_s, took_s)
                 await asyncio.sleep(1.0)
         self.tally.rolls += 1
-        return await self._watch.resumed(time.time(), within_s=RESUME_WITHIN_S)
+        return await self._watch.resumed(time.time(), within_s=RESUME_WITHIN_S, anew=True)
 
 
 async def _finish(options: Options, fleet: Fleet, watch: Watch, report: Report) -> None:
