@@ -27,6 +27,10 @@ MAX_CALLBACKS = 1_000_000
 """Callbacks between two completions after which a handler is taken to be in an endless loop."""
 
 
+MAX_CLOSES = 1_000
+"""Waits in `finally` blocks after which a handler that is dropped is left as it is."""
+
+
 class StepCounter(Protocol):
     """What the loop needs of the run that owns it."""
 
@@ -151,10 +155,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         try:
             for task in self._tasks:
                 if not task.done():
-                    try:
-                        task.get_coro().close()
-                    except Exception:
-                        pass  # what a dying handler raises has no effect any more
+                    _close(task.get_coro())
         finally:
             events._set_running_loop(outer)
         self._tasks.clear()
@@ -224,6 +225,19 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
 
     async def shutdown_asyncgens(self) -> None:
         """Nothing to shut down: generators end with their run."""
+
+
+def _close(coroutine: Any) -> None:
+    """Close a coroutine for good: one that waits in a `finally` block refuses once for each such wait.
+
+    If it were left suspended, the garbage collector would go on with it in the midst of another handler.
+    """
+    for _ in range(MAX_CLOSES):
+        try:
+            coroutine.close()
+            return
+        except BaseException:
+            continue  # what a dying handler raises has no effect any more
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:

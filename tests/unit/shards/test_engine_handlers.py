@@ -208,3 +208,25 @@ async def test_what_is_missing_is_named(simulation):
     await world.run(1)
     with pytest.raises(StillWaiting, match="timer"):
         world.result(identity)
+
+
+@app.agent(key="key")
+async def clings(ctx: Context[None], item: Item) -> None:
+    try:
+        await asyncio.sleep(10_000)
+    finally:
+        try:
+            await asyncio.sleep(1)
+        finally:
+            await asyncio.sleep(2)
+
+
+def test_a_dropped_handler_is_closed_for_good_however_often_it_waits_in_its_cleanup():
+    shard = Shard(app)
+    live = shard.engine.live[shard.invoke(clings, Item())]
+    run = live.run
+    assert run is not None
+    assert run.task is not None
+    coroutine: Any = run.task.get_coro()
+    shard.restart()
+    assert coroutine.cr_frame is None
