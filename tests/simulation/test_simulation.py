@@ -40,12 +40,8 @@ def test_a_seed_replays_exactly():
 
 
 @pytest.mark.parametrize(
-    ("mutant", "seeds"),
-    [
-        ("drop results for cold handlers", range(10)),
-        ("no deduplication", range(10)),
-        ("reuse after a rebalance", range(4, 60)),
-    ],
+    "mutant",
+    ["drop results for cold handlers", "no deduplication", "claims skipped", "cursor apart from effects"],
 )
-def test_the_oracle_finds_broken_code(mutant, seeds):
-    assert first_seed_that_finds(mutant, seeds) is not None
+def test_the_oracle_finds_broken_code(mutant):
+    assert first_seed_that_finds(mutant, range(100)) is not None
