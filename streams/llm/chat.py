@@ -65,6 +65,19 @@ class ChatRequest:
             extra=extra or {},
         )
 
+    def to(self, model: str, max_output_tokens: int) -> ChatRequest:
+        """Return the same request to a model, with a bound."""
+        return ChatRequest(
+            model,
+            self.messages,
+            self.tools,
+            self.schema,
+            max_output_tokens,
+            self.temperature,
+            self.request_id,
+            self.extra,
+        )
+
     @property
     def schema_name(self) -> str:
         """A name for the schema, as providers demand one."""

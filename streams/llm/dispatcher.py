@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import orjson
@@ -132,7 +132,7 @@ class Dispatcher:
         """Ask one pool until it answers; None when another one should be asked."""
         settings, request, failures = pool.settings, asked.request, 0
         bound = asked.chat.max_output_tokens or request.max_output_tokens or settings.max_output_tokens
-        chat = replace(asked.chat, model=settings.model, max_output_tokens=bound)
+        chat = asked.chat.to(settings.model, bound)
         estimate = Usage(max(1, request.input_tokens or len(request.request) // BYTES_PER_TOKEN), bound)
         while True:
             waits_since = self._clock()

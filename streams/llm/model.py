@@ -95,11 +95,14 @@ class Model:
             raise ConfigurationError(
                 f"model {self.name!r} was asked outside of a handler; ask it in one, or test with streams.testing"
             )
-        conversation = [Message(role="user", content=messages)] if isinstance(messages, str) else list(messages)
+        if isinstance(messages, str):
+            conversation: list[dict[str, Any]] = [{"role": "user", "content": messages}]
+        else:
+            conversation = [message.to_wire() for message in messages]
         adapter = _adapter(output)
         bound = max_output_tokens or self.max_output_tokens
         body: dict[str, Any] = {
-            "messages": [message.to_wire() for message in conversation],
+            "messages": conversation,
             "max_output_tokens": bound,
         }
         if temperature is not None:

@@ -21,7 +21,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from streams.errors import CodecError, UnknownSchema
 from streams.records import control, invocations, journal, signals, state, steps
 from streams.records.avro import schema_of
-from streams.records.compiled import compile_decoder, compile_encoder
+from streams.records.compiled import compile_decoder, compile_encoder, compile_init
 
 MARKER = b"\xc3\x01"
 _HEAD_BYTES = 10
@@ -165,3 +165,5 @@ _ENCODERS, _DECODERS = _register()
 _HEADS = {record: MARKER + fingerprint_of(parse_schema(schema_of(record))) for record in RECORDS}
 _FAST_ENCODERS = {record: compile_encoder(record, head) for record, head in _HEADS.items()}
 _FAST_DECODERS = {head: compile_decoder(record, _HEAD_BYTES) for record, head in _HEADS.items()}
+for _record in RECORDS:
+    _record.__init__ = compile_init(_record)

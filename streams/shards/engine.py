@@ -699,9 +699,7 @@ class Engine:
         self.outbox.answer(answer)
 
     def _describe(self, live: Live) -> dict[str, Any]:
-        return describe_live(
-            live, self._position(live), self.now, paused=live.invocation.agent in self.paused
-        )
+        return describe_live(live, self._position(live), self.now, paused=live.invocation.agent in self.paused)
 
     def _position(self, live: Live) -> int:
         instance = self.instances.get(live.agent_id)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import CodecError
 from streams.records import RECORDS, codec, encode
-from streams.records.journal import Marker
+from streams.records.journal import Cursor, Marker
 from streams.records.signals import Cancel
 from tests.unit.records.any_record import any_record
 
@@ -63,3 +65,15 @@ def test_what_is_remembered_is_bounded() -> None:
 
     assert len(compiled._texts) <= compiled.MAX_REMEMBERED
     assert len(compiled._longs) <= compiled.MAX_REMEMBERED
+
+
+def test_a_record_is_made_as_its_dataclass_says() -> None:
+    first, second = Cursor(1, 2, accepted=3), Cursor(1, 2, 3)
+    assert first == second
+    assert first.positions is not second.positions
+    assert dataclasses.replace(first, restarts=2) == Cursor(1, 2, 3, restarts=2)
+    assert repr(first).startswith("Cursor(epoch=1, sequence=2, accepted=3, positions={}")
+    with pytest.raises(TypeError, match="accepted"):
+        Cursor(1, 2)  # type: ignore[call-arg]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.epoch = 2  # type: ignore[misc]
