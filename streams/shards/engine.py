@@ -363,10 +363,10 @@ class Engine:
             return
         for record, value in ending.changes:
             self._write_state(live, record, value)
-        self._publish(ending.result, live.invocation)
+        encoded = self._publish(ending.result, live.invocation)
         for key in live.chunk_keys():
             self.outbox.journal(key, None)
-        self._mark(ending.result)
+        self._mark(ending.result, encoded)
         self._forget(live)
         owner = live.agent_id
         instance = self.instances.get(owner)
@@ -385,14 +385,14 @@ class Engine:
         self._count_bytes(live, 0)
         self.handlers.forget(live)
 
-    def _publish(self, result: Result, invocation: Invocation) -> None:
+    def _publish(self, result: Result, invocation: Invocation) -> bytes | None:
         finished = self.counters.finished
         finished[result.status] = finished.get(result.status, 0) + 1
         self.counters.degraded += result.degraded
-        self.outbox.result(result, invocation)
+        return self.outbox.result(result, invocation)
 
-    def _mark(self, result: Result) -> None:
-        marker = Marker(result.input_digest, encode(result), int(self.now * 1000))
+    def _mark(self, result: Result, encoded: bytes | None = None) -> None:
+        marker = Marker(result.input_digest, encode(result) if encoded is None else encoded, int(self.now * 1000))
         self.markers.put(result.id, marker)
         self.outbox.journal(result.id.encode(), encode(marker))
 

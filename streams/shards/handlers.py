@@ -244,7 +244,12 @@ class Handlers:
         if wake != live.wake_at_s:
             live.wake_at_s = wake
             self._desk.push_wake(live)
-        self.set_working(live, any(r.kind in WORK and not r.abandoned for r in run.pending.values()))
+        working = False
+        for request in run.pending.values():
+            if request.kind in WORK and not request.abandoned:
+                working = True
+                break
+        self.set_working(live, working)
         self._hot[live.id] = live
         self._hot.move_to_end(live.id)
 

@@ -55,8 +55,8 @@ class Outbox:
         head = headers.internal("invocation", invocation.traceparent)
         self._writes.append(Write("invocations", invocation.agent_id.encode(), encode(invocation), partition, head))
 
-    def result(self, result: Result, invocation: Invocation) -> None:
-        """Publish a result, and tell the parent that waits for it."""
+    def result(self, result: Result, invocation: Invocation) -> bytes | None:
+        """Publish a result, and tell the parent that waits for it; return its record where one was made of it."""
         value, content_type = self._encode_result(result)
         head = headers.public(
             "result",
@@ -68,6 +68,7 @@ class Outbox:
         self._writes.append(Write("results", invocation.agent_id.encode(), value, self._partition, head))
         if invocation.parent and invocation.parent_awaits:
             self._outcome(result, invocation)
+        return value if content_type == headers.AVRO_TYPE else None
 
     def state(self, delta: StateDelta) -> None:
         """Write a state record."""
