@@ -172,7 +172,8 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
         case "control":
             from streams.control.role import ControlRole
 
-            return ControlRole(broker, catalogue, settings.control, settings.kafka)
+            control = settings.control.model_copy(update={"breaker": settings.breakers})
+            return ControlRole(broker, catalogue, control, settings.kafka)
         case "gateway":
             from streams.gateway.role import GatewayRole
 

@@ -6,24 +6,19 @@ deploy: the partition is held at that record, so that nothing is lost and nothin
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
-
-import orjson
+from typing import Generic, TypeVar
 
 from streams.broker.port import LogRecord, Partition
 from streams.errors import CodecError, UnknownSchema
 from streams.records.codec import decode_as
 from streams.records.headers import is_json
 from streams.records.invocations import Result
+from streams.records.json import result_from_json
 from streams.records.state import StateDelta
 
 R = TypeVar("R")
-
-# Those that are kept; the others are for those who wait for the result.
-_RESULT_FIELDS = frozenset(each.name for each in dataclasses.fields(Result)) - {"input_digest", "traceparent"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +87,4 @@ def is_history(result: Result) -> bool:
 
 
 def _result(source: LogRecord, value: bytes) -> Result:
-    return _result_from_json(value) if is_json(source.headers) else decode_as(Result, value)
-
-
-def _result_from_json(value: bytes) -> Result:
-    """Read a result that was written as JSON by setting; its value is nested as it is."""
-    try:
-        found: Any = orjson.loads(value)
-        fields = {name: each for name, each in found.items() if name in _RESULT_FIELDS}
-        if fields.get("value") is not None:
-            fields["value"] = orjson.dumps(fields["value"])
-        return Result(**fields)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CodecError(f"JSON result cannot be read: {type(error).__name__}: {error}") from error
+    return result_from_json(value) if is_json(source.headers) else decode_as(Result, value)

@@ -10,6 +10,8 @@ import orjson
 from streams.errors import CodecError
 from streams.records.invocations import Result
 
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Result))
+
 
 def result_to_json(result: Result) -> bytes:
     """Return a result as a JSON object; its value is JSON inside, not text."""
@@ -20,16 +22,17 @@ def result_to_json(result: Result) -> bytes:
 
 
 def result_from_json(data: bytes) -> Result:
-    """Return the result in a JSON object that `result_to_json` made.
+    """Return the result in a JSON object that `result_to_json` made; members that are new to this version are ignored.
 
     Raises:
         CodecError: It is not such an object.
     """
     try:
-        fields: dict[str, Any] = orjson.loads(data)
-        del fields["id"]
-        fields["value"] = None if fields["value"] is None else orjson.dumps(fields["value"])
-        fields["input_digest"] = bytes.fromhex(fields["input_digest"])
+        found: Any = orjson.loads(data)
+        fields = {name: each for name, each in found.items() if name in _FIELDS}
+        if fields.get("value") is not None:
+            fields["value"] = orjson.dumps(fields["value"])
+        fields["input_digest"] = bytes.fromhex(fields.get("input_digest", ""))
         return Result(**fields)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise CodecError(f"{len(data)} bytes are not a JSON result: {type(error).__name__}: {error}") from error
