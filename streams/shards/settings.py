@@ -38,7 +38,7 @@ class ShardSettings(BaseModel):
     batch_records: int = Field(2_000, ge=1)
     bite_records: int = Field(200, ge=1)
     batch_bytes: int = Field(4_000_000, ge=1)
-    max_commits_per_s: int = Field(300, ge=1)
+    max_commits_per_s: int = Field(200, ge=1)
     dedup_s: float = Field(86_400.0, ge=0)
     dedup_count: int = Field(50_000, ge=0)
     results_as: Literal["avro", "json"] = "avro"
