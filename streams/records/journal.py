@@ -88,14 +88,15 @@ class KeptStep:
     """An at-most-once step of an earlier incarnation: a restarted handler gets this outcome, never a second call.
 
     Attributes:
-        completion: The encoded `Completion`; None while the call is still out.
+        outcome: The encoded `Completion` that the earlier incarnation was given, or the `ToolResult` that came after
+            it; None while the call is still out.
     """
 
     incarnation: int
     step: int
     tool: str
     arguments: bytes
-    completion: bytes | None = None
+    outcome: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

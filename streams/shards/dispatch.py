@@ -18,7 +18,7 @@ from streams.agents.run import Request
 from streams.breakers.refusal import Refusal
 from streams.errors import AgentDeadlock, BudgetExceeded, HandlerError, PayloadTooLarge
 from streams.llm.model import ChatSpec
-from streams.records import decode_as, encode, headers
+from streams.records import decode, decode_as, encode, headers
 from streams.records.ids import child_key, digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, KeptStep
@@ -92,10 +92,12 @@ class Dispatcher:
         return self._to_agent_topic("tool-calls", live, call, "tool-call", tool.lane)
 
     def _from_kept(self, kept: KeptStep, request: Request, now: float) -> Completion | None:
-        if kept.completion is None:
+        if kept.outcome is None:
             return None
-        earlier = decode_as(Completion, kept.completion)
-        return replace(earlier, step=request.step, at_s=now)
+        earlier = decode(kept.outcome)
+        if isinstance(earlier, Completion):
+            return replace(earlier, step=request.step, at_s=now)
+        return answered(request, earlier, now, 0)
 
     def _llm(self, live: Live, agent: Agent[Any, Any], request: Request, now: float) -> Completion | Write:
         spec: ChatSpec[Any] = request.spec
@@ -220,11 +222,15 @@ def _reserve(request: Request) -> int:
 
 
 def answered(request: Request, result: ToolResult | LlmResult, now: float, asked: int) -> Completion:
-    """Return the completion that a result makes of *request*.
+    """Return the completion that a result makes of *request*; the fallback's where the dependency has failed.
 
     Args:
         asked: The run's rolling hash; set at once, because a copy would cost as much as all else that is done here.
     """
+    if result.status == "failed":
+        spec = request.spec
+        failure = Failure(spec.dependency, result.cause, result.error_message, result.attempts, result.elapsed_s)
+        return fall_back(request, failure, now)
     llm = result if isinstance(result, LlmResult) else None
     return Completion(
         step=request.step,

@@ -17,7 +17,6 @@ import orjson
 
 from streams.agents.agent import Agent
 from streams.agents.outcome import Failure
-from streams.agents.run import CANCEL, Request
 from streams.app import App
 from streams.errors import (
     Conflict,
@@ -30,18 +29,20 @@ from streams.errors import (
 from streams.records import decode, decode_as, encode, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
-from streams.records.journal import Completion, Early, KeptStep, Marker
+from streams.records.journal import Early, Marker
 from streams.records.signals import Answer, Cancel, Order, Signal, StatusQuery
 from streams.records.state import StateDelta
 from streams.records.steps import LlmResult, ToolResult
-from streams.shards.dispatch import Admission, Dispatcher, answered, completed, fall_back, raised, signal_completion
+from streams.shards.dispatch import Admission, Dispatcher, fall_back
 from streams.shards.effects import Counters, Event, ShardLimits, Write
-from streams.shards.ending import Ending, cancelled, failed, refused
+from streams.shards.ending import Ending, failed, refused
 from streams.shards.handlers import MISSING_VERSION, Handlers
-from streams.shards.live import PARKED, QUEUED, RUNNING, Live, early_key
+from streams.shards.live import PARKED, QUEUED, RUNNING, Live
+from streams.shards.mail import Mail
 from streams.shards.memory import Markers, StateStore
 from streams.shards.orders import Orders
 from streams.shards.outbox import EncodeResult, Outbox
+from streams.shards.outcomes import Outcomes
 from streams.shards.status import describe_live, describe_marker
 
 
@@ -125,17 +126,19 @@ class Engine:
             counters=self.counters,
         )
         self._orders = Orders(self)
+        self.outcomes = Outcomes(self)
+        self._mail = Mail(self)
         self._partition_of = partition_of
         self._wakes: list[tuple[float, int, str]] = []
         self._live_bytes = 0
         self._dirty: dict[str, Live] = {}
         self._routes: dict[type[Any], Callable[[Any], None]] = {
             Invocation: self._on_invocation,
-            ToolResult: self._on_step_result,
-            LlmResult: self._on_step_result,
-            ChildOutcome: self._on_child,
-            Signal: self._on_signal,
-            Cancel: self._on_cancel,
+            ToolResult: self.outcomes.on_step,
+            LlmResult: self.outcomes.on_step,
+            ChildOutcome: self.outcomes.on_child,
+            Signal: self._mail.on_signal,
+            Cancel: self._mail.on_cancel,
             Order: self._on_order,
             StatusQuery: self._on_query,
         }
@@ -271,7 +274,7 @@ class Engine:
             result = refused(invocation, self.now, error)
             self._publish(result, invocation)
             self._mark(result)
-            self._drop_early(invocation.id)
+            self._mail.take_early(invocation.id)
             return
         instance = self.instances.get(invocation.agent_id)
         if instance is not None and len(instance.mailbox) >= self.limits.max_mailbox:
@@ -290,7 +293,7 @@ class Engine:
         else:
             self._enter(live, agent)
         self.push_wake(live)
-        for data in self._drop_early(live.id):
+        for data in self._mail.take_early(live.id):
             self.handle(decode(data))
 
     def _check(self, invocation: Invocation) -> Agent[Any, Any]:
@@ -422,170 +425,15 @@ class Engine:
                 reader.snapshot = tuple(encode(delta) for delta in self.state.of(owner).deltas.values())
                 self.touch(reader)
 
-    def _on_step_result(self, result: ToolResult | LlmResult) -> None:
-        live = self.live.get(result.invocation)
-        if live is None:
-            self.counters.ignored += 1
-            return
-        if live.phase == PARKED:
-            self._hold(live, result)
-            return
-        kind = "tool" if isinstance(result, ToolResult) else "llm"
-        if (agent := self.handlers.activate(live)) is None:
-            self._hold(live, result)
-            return
-        step = result.step if result.incarnation == live.incarnation else self.kept_step(live, kind, result)
-        run = live.run
-        assert run is not None
-        request = run.waits_for(step) if step is not None else None
-        if request is None or request.kind != kind:
-            self.counters.ignored += 1
-            return
-        self.handlers.give(live, self._complete(request, result, run.asked))
-        self.handlers.drive(live, agent)
-
-    def kept_step(self, live: Live, kind: str, result: ToolResult | LlmResult) -> int | None:
-        """Return the step that waits for a call of an earlier incarnation, after noting its outcome."""
-        for index, kept in enumerate(live.kept):
-            if kind == "tool" and (kept.incarnation, kept.step) == (result.incarnation, result.step):
-                if kept.completion is None:
-                    outcome = self._complete_kept(kept, result)
-                    live.kept[index] = replace(kept, completion=encode(outcome))
-                    self.touch(live)
-                return live.aliases.get(index)
-        return None
-
-    def _complete_kept(self, kept: KeptStep, result: ToolResult | LlmResult) -> Completion:
-        tool = self.app.tools.get(kept.tool)
-        request = Request(kept.step, "tool", kept.tool, b"", tool, _NO_FUTURE, 0.0)
-        if tool is None:
-            return raised(request, HandlerError(f"tool {kept.tool!r} is not declared any more"), self.now)
-        return self._complete(request, result)
-
-    def _complete(self, request: Request, result: ToolResult | LlmResult, asked: int = 0) -> Completion:
-        if result.status == "failed":
-            failure = Failure(
-                request.spec.dependency, result.cause, result.error_message, result.attempts, result.elapsed_s
-            )
-            return fall_back(request, failure, self.now)
-        return answered(request, result, self.now, asked)
-
-    def _on_child(self, outcome: ChildOutcome) -> None:
-        live = self.live.get(outcome.parent)
-        if live is None or outcome.incarnation != live.incarnation:
-            self.counters.ignored += 1
-            return
-        agent = None if live.phase == PARKED else self.handlers.activate(live)
-        if agent is None:
-            self._hold(live, outcome)
-            return
-        run = live.run
-        assert run is not None
-        request = run.waits_for(outcome.step)
-        if request is None or request.kind != "child":
-            return
-        live.children -= 1
-        result = decode_as(Result, outcome.result)
-        good = result.status == "succeeded"
-        completion = replace(
-            completed(request, self.now, value=result.value, status="ok" if good else "raised"),
-            error_type=result.error_type or result.status,
-            error_message=result.error_message,
-            cause="" if good else outcome.child,
-            degraded=result.degraded and good,
-            input_tokens=result.input_tokens,
-            output_tokens=result.output_tokens,
-            cost=result.cost,
-        )
-        self.handlers.give(live, completion)
-        self.handlers.drive(live, agent)
-
-    def _on_signal(self, signal: Signal) -> None:
-        live = self.live.get(signal.invocation)
-        if live is None:
-            self._keep_early(signal.invocation, signal)
-            return
-        if live.phase != RUNNING:
-            if live.phase == PARKED:
-                self._hold(live, signal)
-            else:
-                self._buffer(live, signal)
-            return
-        if (agent := self.handlers.activate(live)) is None:
-            self._hold(live, signal)
-            return
-        if signal.signal_id in live.seen:
-            self.counters.ignored += 1
-            return
-        run = live.run
-        assert run is not None
-        waiting = (
-            r for r in list(run.pending.values()) if r.kind == "signal" and r.name == signal.name and not r.abandoned
-        )
-        if (request := next(waiting, None)) is None:
-            self._buffer(live, signal)
-            return
-        live.seen.add(signal.signal_id)
-        self.handlers.give(live, signal_completion(signal, request, self.now))
-        self.handlers.drive(live, agent)
-
-    def _buffer(self, live: Live, signal: Signal) -> None:
-        """Keep a signal that nobody waits for yet, once; beyond the bounds it is dropped."""
-        data = encode(signal)
-        room = self.limits.max_payload_bytes - sum(map(len, live.signals))
-        if signal.signal_id in live.seen or len(live.signals) >= self.limits.max_signals or len(data) > room:
-            self.counters.ignored += 1
-            return
-        live.seen.add(signal.signal_id)
-        live.signals.append(data)
-        self.touch(live)
-
-    def _keep_early(self, invocation: str, record: Signal | Cancel) -> None:
-        known = self.early.get(invocation)
-        full = len(self.early) >= self.limits.max_early or (known and len(known.records) >= self.limits.max_signals)
-        if self.markers.get(invocation) is not None or (known is None and full):
-            self.counters.ignored += 1
-            return
-        first = known.first_at_ms if known else int(self.now * 1000)
-        self.early[invocation] = early = Early((*(known.records if known else ()), encode(record)), first)
-        self.outbox.journal(early_key(invocation), encode(early))
-
-    def _drop_early(self, invocation: str) -> tuple[bytes, ...]:
-        early = self.early.pop(invocation, None)
-        if early is None:
-            return ()
-        self.outbox.journal(early_key(invocation), None)
-        return early.records
-
     def _expire(self) -> None:
         for invocation in self.markers.expire(int(self.now * 1000)):
             self.outbox.journal(invocation.encode(), None)
         horizon = int((self.now - self.limits.early_s) * 1000)
         while self.early and (oldest := next(iter(self.early.items())))[1].first_at_ms < horizon:
-            self._drop_early(oldest[0])
+            self._mail.take_early(oldest[0])
 
-    def _on_cancel(self, cancel: Cancel) -> None:
-        live = self.live.get(cancel.invocation)
-        if live is None:
-            self._keep_early(cancel.invocation, cancel)
-            return
-        if live.phase == QUEUED:
-            self.end(live, cancelled(live, self.now, cancel.reason))
-            return
-        agent = None if live.phase == PARKED else self.handlers.activate(live)
-        if agent is None:
-            self._hold(live, cancel)
-            return
-        if live.cancelled:
-            return
-        live.cancelled, live.reason = True, cancel.reason
-        self.handlers.give(
-            live,
-            Completion(0, CANCEL, cancel.requested_by, "raised", self.now, 0, error_message=cancel.reason),
-        )
-        self.handlers.drive(live, agent)
-
-    def _hold(self, live: Live, record: Any) -> None:
+    def hold(self, live: Live, record: Any) -> None:
+        """Keep what has come for a parked invocation until it goes on."""
         if isinstance(record, Signal) and len(live.held) >= self.limits.max_signals:
             self.counters.ignored += 1
             return
@@ -750,6 +598,3 @@ class Engine:
         if isinstance(record, Invocation):
             return record.id
         return str(getattr(record, "invocation", "") or getattr(record, "parent", "") or getattr(record, "target", ""))
-
-
-_NO_FUTURE: Any = None

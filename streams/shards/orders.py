@@ -61,7 +61,7 @@ class Orders:
         ]
         outcomes = {c.step: c for c in live.completions() if c.kind == "tool"}
         live.kept = [
-            replace(kept, completion=encode(outcomes[kept.step]))
+            replace(kept, outcome=encode(outcomes[kept.step]))
             if kept.incarnation == live.incarnation and kept.step in outcomes
             else kept
             for kept in live.kept
@@ -69,7 +69,7 @@ class Orders:
         held = [decode(data) for data in live.held]
         for record in held:
             if isinstance(record, ToolResult):
-                engine.kept_step(live, "tool", record)
+                engine.outcomes.kept_step(live, record)
         for key in live.chunk_keys():
             if not key.endswith(b"\x00-1"):
                 engine.outbox.journal(key, None)
