@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 IDLE_S = 1.0
 POSITION_INTERVAL_S = 1.0
 STUCK_RETRY_S = 30.0
+FEW_WORKING = 2
+"""Invocations with a step out up to which a commit is never held back: so few make no larger batch by waiting."""
 
 
 class ShardProcessor:
@@ -344,7 +346,8 @@ class ShardProcessor:
         assert self._ring is not None
         while True:
             await self._work.wait()
-            await self._pace.wait()
+            if self.engine.handlers.working > FEW_WORKING:
+                await self._pace.wait()
             self._work.clear()
             messages, positions = self._messages(), dict(self.positions)
             await self._ring.transact(messages)
