@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 IDLE_S = 1.0
 POSITION_INTERVAL_S = 1.0
 STUCK_RETRY_S = 30.0
-FEW_WORKING = 2
-"""Invocations with a step out up to which a commit is never held back: so few make no larger batch by waiting."""
+FEW_WORKING, FEW_WRITES = 1, 8
+"""Invocations with a step out, and writes, up to which a commit is never held back: waiting would gather no more."""
 
 
 class ShardProcessor:
@@ -346,7 +346,7 @@ class ShardProcessor:
         assert self._ring is not None
         while True:
             await self._work.wait()
-            if self.engine.handlers.working > FEW_WORKING:
+            if self.engine.handlers.working > FEW_WORKING or len(self._pending) > FEW_WRITES:
                 await self._pace.wait()
             self._work.clear()
             messages, positions = self._messages(), dict(self.positions)

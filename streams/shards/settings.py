@@ -20,7 +20,8 @@ class ShardSettings(BaseModel):
         batch_records: Records of step results, inbox and signals taken at a time.
         bite_records: Invocations taken at a time.
         batch_bytes: Bytes after which a transaction takes no more.
-        max_commits_per_s: Transactions a second in one process beyond which shards wait for larger batches, unless only a few invocations are at work.
+        max_commits_per_s: Transactions a second in one process beyond which shards wait for larger batches,
+            unless hardly anything is at work.
         dedup_s: Seconds for which a finished invocation is remembered.
         dedup_count: Finished invocations that a shard remembers.
         results_as: Encoding of the result topic.
