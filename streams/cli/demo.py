@@ -10,11 +10,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
@@ -24,6 +24,11 @@ from rich.table import Table as RichTable
 
 from streams.cli.run import chosen_roles, create_topics, export_addresses, given_addresses
 from streams.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from streams.cli.supervisor import Supervisor
+
+T = TypeVar("T")
 
 APP = "streams.demo.app:app"
 
@@ -97,17 +102,20 @@ async def _run(
     namespace = settings.namespace
     try:
         async with Supervisor(children, logs=logs, report=console.print) as supervisor:
-            console.print(f"Publishing {invocations} disputes under {namespace!r}, {concurrency} at a time.")
+            console.print(f"Publishing {invocations} disputes under {namespace!r}, {concurrency} at a time;")
+            console.print("the first one waits for the processes to come up.")
             async with Client(app, settings=settings) as client:
                 with _progress(invocations) as advance:
                     killer = asyncio.create_task(_kill_each(supervisor, advance, invocations)) if kill else None
-                    tally: Tally = await drive(
-                        client,
-                        list(disputes(invocations, seed)),
-                        concurrency=concurrency,
-                        progress=advance,
-                        check=supervisor.check,
-                        run_id=namespace,
+                    tally: Tally = await _unless_failed(
+                        supervisor,
+                        drive(
+                            client,
+                            list(disputes(invocations, seed)),
+                            concurrency=concurrency,
+                            progress=advance,
+                            run_id=namespace,
+                        ),
                     )
                     if killer is not None:
                         await killer
@@ -121,6 +129,24 @@ async def _run(
     figures = report(tally)
     _summary(asdict(figures), tally.wrong, tally.elapsed_s)
     return {"report": asdict(figures), "passed": figures.passed}
+
+
+async def _unless_failed(supervisor: Supervisor, work: Coroutine[Any, Any, T]) -> T:
+    """Await *work*, but no longer once a process does not stay up.
+
+    Raises:
+        StreamsError: That it does not, with its last lines.
+    """
+    working, failing = asyncio.ensure_future(work), asyncio.ensure_future(supervisor.wait())
+    try:
+        await asyncio.wait((working, failing), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            failing.result()
+        return await working
+    finally:
+        working.cancel()
+        failing.cancel()
+        await asyncio.gather(working, failing, return_exceptions=True)
 
 
 class _Advance:
@@ -151,11 +177,8 @@ def _progress(total: int) -> Iterator[_Advance]:
         yield _Advance(bar, total)
 
 
-async def _kill_each(supervisor: object, advance: _Advance, total: int) -> None:
+async def _kill_each(supervisor: Supervisor, advance: _Advance, total: int) -> None:
     """kill -9 each role's process once, spread over the run."""
-    from streams.cli.supervisor import Supervisor
-
-    assert isinstance(supervisor, Supervisor)
     for number, child in enumerate(supervisor.children, start=1):
         while advance.done < total * number // (len(supervisor.children) + 2):  # noqa: ASYNC110 - a share gives no event
             await asyncio.sleep(0.02)

@@ -33,7 +33,7 @@ class Tally:
 
     Attributes:
         answered: Invocation ID to the result that its caller got.
-        seconds: Submission to result, for those answered.
+        seconds: Submission to result, for those answered after the first.
         wrong: What the oracle found, in words.
     """
 
@@ -75,25 +75,28 @@ async def drive(
     *,
     concurrency: int,
     progress: Callable[[Tally], None],
-    check: Callable[[], None] = lambda: None,
     run_id: str,
 ) -> Tally:
     """Publish *disputes*, at most *concurrency* open at a time, and wait for all results.
 
+    The first one goes alone, before the clock starts: it waits for the processes of the pipeline to come up.
+
     Args:
         progress: Told after each result.
-        check: Raises when the pipeline cannot finish (a process that does not stay up).
         run_id: Prefix of the idempotency keys.
     """
     tally = Tally()
     waiting = iter(enumerate(disputes))
+    number, first = next(waiting)
+    await _settle(client, first, f"{run_id}-{number}", tally)
+    progress(tally)
+    tally.seconds.clear()
     started = time.perf_counter()
 
     async def work() -> None:
         for number, one in waiting:
             await _settle(client, one, f"{run_id}-{number}", tally)
             progress(tally)
-            check()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(disputes))):
@@ -170,7 +173,7 @@ def report(tally: Tally) -> Report:
         wrong=len(tally.wrong),
         p50_ms=_percentile_ms(tally.seconds, 0.50),
         p99_ms=_percentile_ms(tally.seconds, 0.99),
-        per_s=round(len(tally.answered) / tally.elapsed_s, 1) if tally.elapsed_s else 0.0,
+        per_s=round(len(tally.seconds) / tally.elapsed_s, 1) if tally.elapsed_s else 0.0,
         tokens=tokens,
     )
 
