@@ -1,6 +1,12 @@
 """What every test may ask for: one Kafka and one Postgres for the whole session, and their markers."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The first text that hypothesis draws in a fresh clone builds its tables of Unicode, which takes more than a second;
+# and on two busy cores no example has a deadline that means something.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from streams.broker.kafka.broker import KafkaBroker
@@ -42,7 +44,23 @@ async def run() -> None:
 
 async def pipeline(bootstrap: str, in_flight: int, runs: int) -> dict[str, Any]:
     """Return the figures of one case, on a namespace and processes of its own."""
-    logging.getLogger("streams").setLevel(logging.ERROR)  # no control plane, so no signal of its backpressure
+    with quiet():
+        return await _pipeline(bootstrap, in_flight, runs)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log errors only: there is no control plane here, so clients would warn of its missing signal."""
+    logger = logging.getLogger("streams")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+async def _pipeline(bootstrap: str, in_flight: int, runs: int) -> dict[str, Any]:
     arguments = {"bootstrap": bootstrap, "namespace": f"bench-{uuid.uuid4().hex[:8]}"}
     chosen = settings(**arguments)
     broker = KafkaBroker(chosen.kafka_for_payloads())

@@ -18,6 +18,7 @@ from streams.broker.simulated.broker import SimulatedTransactions
 from streams.shards import ending, handlers
 from streams.shards.engine import Engine
 from streams.shards.live import CURSOR_KEY, RUNNING
+from streams.shards.outcomes import Outcomes
 from streams.shards.processor import ShardProcessor
 from streams.shards.role import ShardRole
 from streams.tools.claims import Claims
@@ -97,14 +98,14 @@ def count_waiting_parents() -> AbstractContextManager[Any]:
 
 def drop_for_cold() -> AbstractContextManager[Any]:
     """A result is dropped when the handler that it is for is not in memory."""
-    take = Engine._on_step_result
+    take = Outcomes.on_step
 
-    def drop(self: Engine, result: Any) -> None:
-        live = self.live.get(result.invocation)
+    def drop(self: Outcomes, result: Any) -> None:
+        live = self._engine.live.get(result.invocation)
         if live is None or live.run is not None:
             take(self, result)
 
-    return patch.object(Engine, "_on_step_result", drop)
+    return patch.object(Outcomes, "on_step", drop)
 
 
 def no_claims() -> AbstractContextManager[Any]:
