@@ -15,6 +15,8 @@ from streams.broker.simulated.process import Change, Process
 from streams.broker.simulated.timing import LOG_CONTEXT, Timing
 from streams.errors import OwnershipLost
 
+NO_GENERATION = -1
+
 
 class Assignment(NamedTuple):
     """What a member is told at the end of a rebalance."""
@@ -127,6 +129,10 @@ class Group:
             member.process.unwatch(member.watcher)
         if member.session is not None:
             member.session.cancel()
+        if member.joining is not None:
+            # Its request is answered with "unknown member" once it can hear that; it joins anew.
+            answer, member.joining = member.joining, None
+            _resolve(answer, Assignment(member.member_id, NO_GENERATION, frozenset()))
 
     def _silence(self, member: Member) -> None:
         """Nothing is heard of *member* any more: end its session in time."""

@@ -337,3 +337,22 @@ def test_reading_to_the_end_passes_markers_and_aborted_records() -> None:
         assert values(found) == [b"1", b"1"]
 
     run(main())
+
+
+def test_a_member_that_stands_still_while_it_joins_joins_again_when_it_wakes() -> None:
+    async def main() -> frozenset[int]:
+        log = made(partitions=3)
+        dead, slow = Process("dead"), Process("slow")
+        await dead.spawn(SimulatedBroker(log, dead).membership("group", "a").start(Told()))
+        dead.kill()
+        membership = SimulatedBroker(log, slow).membership("group", "a")
+        joining = slow.spawn(membership.start(Told()))  # waits until the session of the dead one ends
+        await asyncio.sleep(0.1)
+        slow.freeze()
+        await asyncio.sleep(60)
+        slow.thaw()
+        await joining
+        await asyncio.sleep(10)
+        return membership.owned
+
+    assert run(main()) == frozenset({0, 1, 2})
