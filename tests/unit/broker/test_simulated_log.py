@@ -339,16 +339,17 @@ def test_reading_to_the_end_passes_markers_and_aborted_records() -> None:
     run(main())
 
 
-def test_a_member_that_stands_still_while_it_joins_joins_again_when_it_wakes() -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_a_member_that_stands_still_while_it_joins_joins_again_when_it_wakes(seed: int) -> None:
     async def main() -> frozenset[int]:
-        log = made(partitions=3)
+        log = made(seed, partitions=3)
         dead, slow = Process("dead"), Process("slow")
         await dead.spawn(SimulatedBroker(log, dead).membership("group", "a").start(Told()))
         dead.kill()
         membership = SimulatedBroker(log, slow).membership("group", "a")
-        joining = slow.spawn(membership.start(Told()))  # waits until the session of the dead one ends
-        await asyncio.sleep(0.1)
-        slow.freeze()
+        joining = slow.spawn(membership.start(Told()))
+        await asyncio.sleep(0.05)
+        slow.freeze()  # it waits for the session of the dead one to end; by the seed, its own ends before
         await asyncio.sleep(60)
         slow.thaw()
         await joining
