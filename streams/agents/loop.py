@@ -86,9 +86,11 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
 
     Attributes:
         clock: Seconds since the epoch at the last completion.
+        main: The handler's own task. Once it is done nothing more is run: what it left behind must not change what it
+            has returned.
     """
 
-    __slots__ = ("_created", "_heap", "_ready", "_tasks", "_timers", "clock", "owner")
+    __slots__ = ("_created", "_heap", "_ready", "_tasks", "_timers", "clock", "main", "owner")
 
     def __init__(self, owner: StepCounter) -> None:
         self.owner = owner
@@ -98,11 +100,12 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         self._tasks: list[asyncio.Task[Any]] = []
         self._created = 0
         self.clock = 0.0
+        self.main: asyncio.Task[Any] | None = None
 
     # -- what the run uses ------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Run callbacks until none is ready.
+        """Run callbacks until none is ready, or the handler has ended.
 
         Raises:
             HandlerError: The handler does not come to rest.
@@ -112,12 +115,14 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
             return
         outer = events._get_running_loop()
         events._set_running_loop(self)
-        remaining = MAX_CALLBACKS
+        remaining, main = MAX_CALLBACKS, self.main
         try:
             while ready:
                 handle = ready.popleft()
                 if not handle.cancelled():
                     handle._run()
+                    if main is not None and main.done():
+                        return
                 remaining -= 1
                 if not remaining:
                     raise HandlerError(
@@ -158,6 +163,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
                     _close(task.get_coro())
         finally:
             events._set_running_loop(outer)
+        self.main = None
         self._tasks.clear()
         self._ready.clear()
 

@@ -188,7 +188,7 @@ class Run:
     def _deliver(self, completion: Completion) -> None:
         match completion.kind:
             case "start":
-                self.task = self.loop.create_task(self._main(self), name=self.invocation.id)
+                self.task = self.loop.main = self.loop.create_task(self._main(self), name=self.invocation.id)
             case "timer":
                 if not self.loop.has_timer(completion.step):
                     raise self._mismatch(completion)
