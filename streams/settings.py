@@ -29,7 +29,10 @@ from streams.tools.settings import ToolSettings
 
 TOML_FILE = "streams.toml"
 PREFIX = "STREAMS_"
-OTHER_VARIABLES = frozenset({"STREAMS_CACHE", "STREAMS_CONFIG", "STREAMS_TEST_CONTAINERS"})
+TEST_PREFIX = "STREAMS_TEST_"
+"""Variables of this prefix are for the fixtures of `streams.testing`."""
+
+OTHER_VARIABLES = frozenset({"STREAMS_CACHE", "STREAMS_CONFIG"})
 """Variables of that prefix that are no settings: where downloads are kept, which settings file is read."""
 
 
@@ -107,6 +110,8 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"STREAMS_CONFIG names {config!r}, which is not a file; correct the path or unset it")
     known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
     for variable in os.environ:
+        if variable.startswith(TEST_PREFIX):
+            continue
         if variable.startswith(PREFIX) and variable.split("__")[0] not in known:
             raise SettingsError(f"{variable} is not a setting; known are {', '.join(sorted(known))}")
     try:
