@@ -48,6 +48,10 @@ class ShardProcessor:
         confirm: Proves by a round trip that this process still owns the partition.
         pace: Shared by the shards of the process.
         now: Seconds since the epoch.
+
+    Attributes:
+        ready: Restored and at work.
+        settled: Everything that was computed so far is committed.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class ShardProcessor:
         self._pending_bytes = 0
         self._advanced = False
         self._work = asyncio.Event()
-        self._settled = asyncio.Event()
+        self.settled = asyncio.Event()
         self._paused = False
         self._poison = Poison()
         self._stopping = False
@@ -327,7 +331,7 @@ class ShardProcessor:
 
     def _mark_advanced(self) -> None:
         self._advanced = True
-        self._settled.clear()
+        self.settled.clear()
         self._work.set()
 
     def _pause(self, reader: Reader) -> None:
@@ -356,11 +360,11 @@ class ShardProcessor:
             self.written += len(messages)
             self._poison.progress(self.transactions)
             if not self._advanced:
-                self._settled.set()
+                self.settled.set()
 
     async def _settle(self) -> None:
         """Wait until everything that has gathered is committed."""
-        await self._settled.wait()
+        await self.settled.wait()
 
     def _messages(self) -> list[Message]:
         """Return the transaction's messages: journal keys once, with their last value, and the cursor."""
@@ -378,7 +382,7 @@ class ShardProcessor:
         journal[CURSOR_KEY] = encode(self._cursor())
         messages += [Message(name, key, value, self.partition) for key, value in journal.items()]
         self._pending, self._pending_bytes, self._advanced = [], 0, False
-        self._settled.clear()
+        self.settled.clear()
         return messages
 
     def _cursor(self) -> Cursor:

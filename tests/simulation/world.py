@@ -209,6 +209,8 @@ class World:
                 engine = processor.engine
                 found += [f"{live.id} is {live.phase}: {live.reason}" for live in engine.live.values()]
                 found += self._unread(number, processor.durable)
+                if not processor.settled.is_set():
+                    found.append(f"shard {number} has a transaction under way")
         found += [f"shard {n} has no owner" for n in range(self.catalogue.partitions) if not owners.get(n)]
         return found
 
