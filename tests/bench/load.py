@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import uvloop
@@ -49,8 +50,7 @@ async def measure(run: Run, in_flight: int, runs: int) -> dict[str, float]:
 @contextmanager
 def processes(*roles: tuple[Role, Mapping[str, Any]]) -> Iterator[None]:
     """Run each role in a process of its own, killed at the end."""
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_run, args=role, daemon=True) for role in roles]
+    children = [process(*role) for role in roles]
     for child in children:
         child.start()
     try:
@@ -59,6 +59,11 @@ def processes(*roles: tuple[Role, Mapping[str, Any]]) -> Iterator[None]:
         for child in children:
             child.kill()
             child.join()
+
+
+def process(role: Role, arguments: Mapping[str, Any]) -> BaseProcess:
+    """Return a process for a role, not started yet."""
+    return multiprocessing.get_context("spawn").Process(target=_run, args=(role, arguments), daemon=True)
 
 
 def _run(role: Role, arguments: Mapping[str, Any]) -> None:

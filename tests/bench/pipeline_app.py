@@ -48,20 +48,21 @@ async def three_steps(ctx: Context[None], work: Work) -> str:
     return reply.text
 
 
-def settings(bootstrap: str, namespace: str) -> Settings:
+def settings(bootstrap: str, namespace: str, instance_id: str | None = None) -> Settings:
     """Return the settings of every process; defaults wherever possible."""
     return Settings(
         namespace=namespace,
+        instance_id=instance_id,
         partitions=PARTITIONS,
         kafka=KafkaSettings(bootstrap_servers=bootstrap),
         llm=LlmSettings(pools={"fast": PoolSettings(model="none", connections=10_000)}),
     )
 
 
-async def shards(bootstrap: str, namespace: str) -> None:
-    """Be the process that owns the shards."""
+async def shards(bootstrap: str, namespace: str, instance_id: str | None = None) -> None:
+    """Be a process that owns shards."""
     _log_less()
-    await run_roles(app, settings(bootstrap, namespace), ["shards"])
+    await run_roles(app, settings(bootstrap, namespace, instance_id), ["shards"])
 
 
 async def workers(bootstrap: str, namespace: str) -> None:

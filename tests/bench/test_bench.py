@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.broker.embedded import EmbeddedKafka
-from tests.bench import engine, floor, open_invocations, pipeline, restore
+from tests.bench import engine, floor, open_invocations, pipeline, restore, resume
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -62,6 +62,14 @@ async def test_floor_and_pipeline_have_the_same_fields(bootstrap: str) -> None:
     assert (below["runs"], product["runs"]) == (20, 20)
 
 
+@pytest.mark.kafka
+@pytest.mark.slow
+async def test_shards_resume_in_another_process_and_in_a_new_one(bootstrap: str) -> None:
+    figures = await resume.resume(bootstrap, 0.5, in_flight=20, between_s=0)
+    assert figures["results"] > 0
+    assert figures.keys() >= {"taken_over_s", "restarted_s", "journal_records"}
+
+
 def test_cases_are_listed() -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--list"],
@@ -71,6 +79,6 @@ def test_cases_are_listed() -> None:
         timeout=60,
         check=True,
     )
-    assert {"breaker", "engine", "floor", "memory", "open_invocations", "pipeline", "restore"} <= {
+    assert {"breaker", "engine", "floor", "memory", "open_invocations", "pipeline", "restore", "resume"} <= {
         *listed.stdout.split()
     }
