@@ -19,6 +19,7 @@ import orjson
 from streams.llm.bucket import NeverFits
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.letting_go import LettingGo
+from streams.llm.limits import Part
 from streams.llm.pool import Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
@@ -121,7 +122,8 @@ class Dispatcher:
     def share(self, part: float) -> None:
         """Use only a part of every limit: other processes use the rest."""
         for pool in self.pools.values():
-            pool.share(part)
+            concurrency = pool.settings.concurrency or pool.settings.connections
+            pool.allot([Part(part, 1.0, max(1, int(concurrency * part)))] * len(pool.secrets))
 
     def _route(self, pool: Pool) -> list[tuple[Pool, bool]]:
         """Return which pools are asked one after the other, and whether a pool that is down is waited for."""

@@ -12,8 +12,11 @@ from typing import Literal
 
 from streams.llm.bucket import NeverFits, TokenBucket
 from streams.llm.headers import RateHeaders
-from streams.llm.limits import QUANTITIES, KeyLimits, Limit, Quantity, amount_of
+from streams.llm.limits import NOTHING, QUANTITIES, WHOLE, KeyLimits, Part, Quantity, amount_of
 from streams.llm.usage import Usage
+
+TRICKLE = 1e-9
+"""Share of a limit that stands for none: a bucket must refill, however slowly."""
 
 Follow = Literal["down", "both", "off"]
 """How provider headers act: only correct downwards, also raise a limit to what the provider states, or not at all."""
@@ -80,7 +83,9 @@ class KeyBuckets:
         self.key_name = key_name
         self._limits = limits
         self._follow = follow
-        self._buckets = {q: self._bucket(q, limit, now, full) for q in QUANTITIES if (limit := limits.of(q))}
+        self._part = WHOLE
+        self._stated: dict[Quantity, float] = {}
+        self._buckets = {q: self._bucket(q, now, full) for q in QUANTITIES if limits.of(q)}
         self._running: dict[int, Reservation] = {}
         self._number = 0
         self._cooled_at = self._cool_until = -math.inf
@@ -93,24 +98,41 @@ class KeyBuckets:
     def starts_at(self, estimate: Usage, now: float) -> float:
         """Return the earliest time, not before *now*, at which a call could start if nothing else happens.
 
-        Infinite when every concurrent call is taken: only the end of one of them changes that.
+        Infinite when every concurrent call is taken (only the end of one of them changes that), or when the call is
+        larger than the part of a limit that is used here.
 
         Raises:
-            NeverFits: the call is larger than one of the buckets.
+            NeverFits: the call is larger than one of the limits allows at once.
         """
         ready = max(now, self._cooling_until(now))
         for quantity, bucket in self._buckets.items():
-            ready = max(ready, bucket.ready_at(amount_of(quantity, estimate), now))
-        if self._limits.concurrency is not None and len(self._running) >= self._limits.concurrency:
-            return math.inf
-        return ready
+            amount = amount_of(quantity, estimate)
+            if amount <= bucket.capacity:
+                ready = max(ready, bucket.ready_at(amount, now))
+            elif amount > (whole := self._shape(quantity)[0]):
+                raise NeverFits(bucket.what, amount, whole)
+            else:
+                ready = math.inf
+        return ready if self.has_slot else math.inf
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether one more call may be open."""
+        most = self._most_running
+        return most is None or len(self._running) < most
 
     def fits(self, estimate: Usage) -> NeverFits | None:
         """Return why a call of that size can never start on this key; None if it can."""
         for quantity, bucket in self._buckets.items():
-            if (amount := amount_of(quantity, estimate)) > bucket.capacity:
-                return NeverFits(bucket.what, amount, bucket.capacity)
+            if (amount := amount_of(quantity, estimate)) > (whole := self._shape(quantity)[0]):
+                return NeverFits(bucket.what, amount, whole)
         return None
+
+    def needs(self, estimate: Usage) -> float:
+        """Return what share of this key's limits a call must be able to take at once; above 1 it never fits."""
+        return max(
+            (amount_of(quantity, estimate) / self._shape(quantity)[0] for quantity in self._buckets), default=0.0
+        )
 
     def reserve(self, estimate: Usage, now: float) -> Reservation | None:
         """Take room for a call from every bucket, or from none and return None.
@@ -180,27 +202,42 @@ class KeyBuckets:
             if bucket is None or limit is None:
                 continue
             if seen.limit is not None:
-                stated = Limit(seen.limit if self._follow == "both" else min(seen.limit, limit.per_minute))
-                if stated.per_s != bucket.rate:
-                    burst = stated.per_minute if limit.burst is None else limit.burst
-                    lowered = stated.per_minute < limit.per_minute
-                    bucket.resize(min(burst, stated.per_minute) if lowered else burst, stated.per_s, now)
+                stated = seen.limit if self._follow == "both" else min(seen.limit, limit.per_minute)
+                if stated != self._stated.get(seen.quantity, limit.per_minute):
+                    self._stated[seen.quantity] = stated
+                    self._resize(seen.quantity, bucket, now)
             if seen.remaining is not None:
-                bucket.lower(seen.remaining + bucket.rate * max(0.0, now - reservation.at), now)
+                # Others may send too, so all that the whole limit refills may have been added since.
+                refill = self._shape(seen.quantity)[1]
+                bucket.lower(seen.remaining + refill * max(0.0, now - reservation.at), now)
 
     def change(self, limits: KeyLimits, now: float) -> None:
         """Apply other limits from *now* on. A limit that is new starts empty: what was sent before is unknown."""
-        old, self._limits = self._buckets, limits
+        old, self._limits, self._stated = self._buckets, limits, {}
         self._buckets = {}
         for quantity in QUANTITIES:
-            if (limit := limits.of(quantity)) is None:
+            if limits.of(quantity) is None:
                 continue
             bucket = old.get(quantity)
             if bucket is None:
-                bucket = self._bucket(quantity, limit, now, full=False)
+                bucket = self._bucket(quantity, now, full=False)
             else:
-                bucket.resize(limit.capacity, limit.per_s, now)
+                self._resize(quantity, bucket, now)
             self._buckets[quantity] = bucket
+
+    def allot(self, part: Part, now: float) -> None:
+        """Use only a part of the limits from *now* on: other processes use the rest.
+
+        What the buckets hold beyond the part is lost, and a part that grows starts with what was there: the tokens that
+        make it larger must have been lost elsewhere.
+        """
+        if part == self._part:
+            return
+        self._part = part
+        for quantity, bucket in self._buckets.items():
+            self._resize(quantity, bucket, now)
+            if part == NOTHING:
+                bucket.lower(0.0, now)
 
     def status(self, now: float) -> KeyStatus:
         """Return the fill of every bucket at *now*."""
@@ -208,13 +245,35 @@ class KeyBuckets:
             self.key_name,
             tuple(BucketStatus(q, b.available(now), b.capacity, b.rate * 60) for q, b in self._buckets.items()),
             len(self._running),
-            self._limits.concurrency,
+            self._most_running,
             max(0.0, self._cooling_until(now) - now),
         )
 
-    def _bucket(self, quantity: Quantity, limit: Limit, now: float, full: bool) -> TokenBucket:
+    @property
+    def _most_running(self) -> int | None:
+        most, slots = self._limits.concurrency, self._part.slots
+        return most if slots is None else slots if most is None else min(most, slots)
+
+    def _bucket(self, quantity: Quantity, now: float, full: bool) -> TokenBucket:
         what = f"{quantity.replace('_', ' ')} (key {self.key_name!r})"
-        return TokenBucket(limit.capacity, limit.per_s, now, level=None if full else 0.0, what=what)
+        capacity, rate = self._parted(quantity)
+        return TokenBucket(capacity, rate, now, level=None if full else 0.0, what=what)
+
+    def _resize(self, quantity: Quantity, bucket: TokenBucket, now: float) -> None:
+        bucket.resize(*self._parted(quantity), now)
+
+    def _parted(self, quantity: Quantity) -> tuple[float, float]:
+        """Return capacity and rate of the part that is used here."""
+        capacity, rate = self._shape(quantity)
+        return capacity * max(self._part.burst, TRICKLE), rate * max(self._part.rate, TRICKLE)
+
+    def _shape(self, quantity: Quantity) -> tuple[float, float]:
+        """Return capacity and rate of the whole limit, as the provider stated it last."""
+        limit = self._limits.of(quantity)
+        assert limit is not None
+        stated = self._stated.get(quantity, limit.per_minute)
+        burst = stated if limit.burst is None else limit.burst
+        return min(burst, stated) if stated < limit.per_minute else burst, stated / 60.0
 
     def _cooling_until(self, now: float) -> float:
         # Further off than twice what was set means that the clock was put back: the wait starts again from there.

@@ -74,6 +74,28 @@ class KeyLimits:
         return limit
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process may use of a key that several processes share.
+
+    The parts of all processes together are never more than the whole, so neither is what they send: each bucket then
+    is a part of the provider's, and all of them together hold no more than it does.
+
+    Attributes:
+        rate: Share of what refills, from 0 to 1.
+        burst: Share of what can be taken at once.
+        slots: Calls open at once; None for all that the limits allow.
+    """
+
+    rate: float = 1.0
+    burst: float = 1.0
+    slots: int | None = None
+
+
+WHOLE = Part()
+NOTHING = Part(0.0, 0.0, 0)
+
+
 def amount_of(quantity: Quantity, usage: Usage) -> int:
     """Return what one call with *usage* takes from the bucket of *quantity*."""
     match quantity:

@@ -19,6 +19,7 @@ from streams.breakers.refusal import Refusal
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.fair_queue import Held
 from streams.llm.key_buckets import KeyBuckets
+from streams.llm.limits import KeyLimits, Part
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText, Provider
@@ -159,9 +160,25 @@ class Pool:
             self._give_up(now)
         self._come_back(min(wait, scheduler.queue.next_deadline()), now)
 
-    def share(self, part: float) -> None:
-        """Use only a part of the limits: other processes use the rest."""
-        self._scheduler.change(self.settings.key_limits(part), self.clock())
+    def set_limits(self, limits: KeyLimits, key: int | None = None) -> None:
+        """Change the limits from now on: of every key, or of the one with that index.
+
+        What is running goes on. A bucket keeps its level as far as there is room for it; a limit that is new starts
+        empty. A request that no key will ever take any more leaves with `NeverFits`.
+
+        Args:
+            limits: Of a key as a whole, whatever part of it this process may use; see `PoolSettings.key_limits`.
+            key: From 0, in the order of the pool's keys.
+
+        Raises:
+            IndexError: There is no such key.
+        """
+        self._scheduler.change(limits, self.clock(), key)
+        self.pump()
+
+    def allot(self, parts: Sequence[Part]) -> None:
+        """Use only these parts of the keys' limits, one for each key: other processes use the rest."""
+        self._scheduler.allot(parts, self.clock())
         self.pump()
 
     def status(self) -> PoolStatus:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from streams.llm.bucket import NeverFits
 from streams.llm.fair_queue import FairQueue, Held
 from streams.llm.key_buckets import KeyBuckets, Reservation
-from streams.llm.limits import KeyLimits
+from streams.llm.limits import KeyLimits, Part
 from streams.llm.usage import Usage
 
 T = TypeVar("T")
@@ -104,7 +104,9 @@ class Scheduler(Generic[T]):
                 continue
             wait = min(wait, at)
             if at == math.inf:
-                break  # every call at once is taken, for requests of any size
+                if not self._has_slot(now):
+                    break  # every call at once is taken, for requests of any size
+                continue  # it is too large for the part of the limits that this process has at the moment
             if past is None:
                 past = held
                 if held.passed >= held.size:
@@ -160,10 +162,22 @@ class Scheduler(Generic[T]):
         """Return when the next key that was taken out is tried again; infinite when none is out."""
         return min((until for until in self._out_until if until > now), default=math.inf)
 
-    def change(self, limits: KeyLimits, now: float) -> None:
-        """Apply other limits to every key."""
-        for key in self.keys:
-            key.change(limits, now)
+    def change(self, limits: KeyLimits, now: float, key: int | None = None) -> None:
+        """Apply other limits to every key, or to the one of that index."""
+        for each in self.keys if key is None else (self.keys[key],):
+            each.change(limits, now)
+
+    def allot(self, parts: Sequence[Part], now: float) -> None:
+        """Use only a part of each key's limits; the rest is used by other processes."""
+        for key, part in zip(self.keys, parts, strict=True):
+            key.allot(part, now)
+
+    def needs(self) -> float:
+        """Return what share of a key's limits the requests at the head must be able to take at once, 0 without any."""
+        return max((min(key.needs(held.estimate) for key in self.keys) for held in self.queue.heads()), default=0.0)
+
+    def _has_slot(self, now: float) -> bool:
+        return any(key.has_slot for key, until in zip(self.keys, self._out_until, strict=True) if until <= now)
 
     def _first_key(self, estimate: Usage, now: float, kept: int) -> tuple[int, float]:
         """Return the key that can take a request first, and when; the one with the fewest calls among equals."""

@@ -77,22 +77,18 @@ class PoolSettings(BaseModel):
     input_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     output_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
-    def key_limits(self, share: float = 1.0) -> KeyLimits:
-        """Return the limits of one key, or the part of them that a process with that *share* of the work may use."""
-        concurrency = self.concurrency or self.connections
+    def key_limits(self) -> KeyLimits:
+        """Return the limits of one key."""
         return KeyLimits(
-            requests=self._limit(self.requests_per_minute, share),
-            tokens=self._limit(self.tokens_per_minute, share),
-            input_tokens=self._limit(self.input_tokens_per_minute, share),
-            output_tokens=self._limit(self.output_tokens_per_minute, share),
-            concurrency=max(1, int(concurrency * share)),
+            requests=self._limit(self.requests_per_minute),
+            tokens=self._limit(self.tokens_per_minute),
+            input_tokens=self._limit(self.input_tokens_per_minute),
+            output_tokens=self._limit(self.output_tokens_per_minute),
+            concurrency=self.concurrency or self.connections,
         )
 
-    def _limit(self, per_minute: float | None, share: float) -> Limit | None:
-        if per_minute is None:
-            return None
-        # The burst is not shared out: a request that fits the limit must fit a process's part of it too.
-        return Limit(per_minute * share, burst=max(1.0, per_minute * self.burst_s / 60))
+    def _limit(self, per_minute: float | None) -> Limit | None:
+        return None if per_minute is None else Limit(per_minute, burst=max(1.0, per_minute * self.burst_s / 60))
 
 
 class LlmSettings(BaseModel):

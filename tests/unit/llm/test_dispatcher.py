@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 from streams.breakers import BreakerPolicy, Guard
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.dispatcher import Dispatcher
+from streams.llm.limits import KeyLimits, Limit
 from streams.llm.messages import ToolRequest
 from streams.llm.pool import Pool
 from streams.llm.provider_errors import ProviderError, Throttled, Unauthorized, Unavailable
@@ -208,3 +210,27 @@ def test_what_a_pool_holds_and_has_left_can_be_seen():
     assert status.oldest_s == pytest.approx(0.5, abs=0.01)
     assert [key.running for key in status.keys] == [3, 3]
     assert [key.key_name for key in status.keys] == ["fast/1", "fast/2"]
+
+
+def test_limits_change_while_requests_wait():
+    provider = Keys()
+
+    async def main() -> tuple[list[int], LlmResult, tuple[Any, ...]]:
+        one = dispatcher(provider, "k1", "k2", concurrency=1, tokens_per_minute=60_000, start_full=True)
+        pool = one.pools["fast"]
+        tasks = [asyncio.create_task(one.answer(request(n))) for n in range(12)]
+        await asyncio.sleep(0.5)
+        running = [pool.status().running]
+        pool.set_limits(replace(pool.settings.key_limits(), concurrency=3))
+        running.append(pool.status().running)
+        pool.set_limits(replace(pool.settings.key_limits(), concurrency=5), key=1)
+        running.append(pool.status().running)
+        pool.set_limits(KeyLimits(tokens=Limit(60)))
+        await asyncio.gather(*tasks[:8])
+        return running, await tasks[-1], pool.status().keys
+
+    running, late, keys = run(main)
+    assert running == [2, 6, 8]
+    assert (late.status, late.cause) == ("failed", "too_large")
+    assert "holds 60" in late.error_message
+    assert {key.concurrency for key in keys} == {None}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streams.llm.bucket import NeverFits
 from streams.llm.headers import Observation, RateHeaders
 from streams.llm.key_buckets import KeyBuckets
-from streams.llm.limits import KeyLimits, Limit
+from streams.llm.limits import NOTHING, KeyLimits, Limit, Part
 from streams.llm.usage import Usage
 
 SMALL = Usage(10, 10)
@@ -216,3 +216,71 @@ def test_a_call_starts_exactly_when_it_was_told_to(calls, start):
         now = ready
         key.settle(reservation, Usage(inputs // 2, outputs), now)
         assert all(bucket.available <= bucket.capacity for bucket in key.status(now).buckets)
+
+
+def test_a_part_refills_and_holds_its_share_and_keeps_its_level():
+    key = buckets(requests=Limit(60, burst=10), concurrency=20)
+    key.allot(Part(0.5, 0.2, 4), 0)
+    assert left(key) == {"requests": 2}
+    assert left(key, 100) == {"requests": 2}
+    assert [key.reserve(SMALL, 100) is not None for _ in range(3)] == [True, True, False]
+    assert key.starts_at(SMALL, 100) == 102  # one in two seconds
+    key.allot(Part(1.0, 1.0, 20), 101)
+    assert left(key, 101) == {"requests": 0.5}  # what a larger part can hold more has to come
+    assert left(key, 102) == {"requests": 1.5}
+
+
+def test_calls_at_once_are_those_of_the_part_and_of_the_limit():
+    key = buckets(concurrency=3)
+    for slots, most in ((2, 2), (5, 3), (0, 0)):
+        key.allot(Part(1.0, 1.0, slots), 0)
+        assert (key.has_slot, key.status(0).concurrency) == (most > 0, most)
+
+
+def test_a_call_that_exceeds_a_part_waits_for_a_larger_one_but_one_that_exceeds_the_limit_never_fits():
+    key = buckets(tokens=Limit(6000, burst=1000))
+    key.allot(Part(0.25, 0.25), 0)
+    assert key.starts_at(Usage(250, 0), 0) == 0
+    assert key.starts_at(Usage(251, 0), 0) == math.inf
+    assert key.needs(Usage(251, 0)) == 0.251
+    assert key.fits(Usage(1000, 0)) is None
+    with pytest.raises(NeverFits, match="holds 1,000"):
+        key.starts_at(Usage(1001, 0), 0)
+
+
+def test_without_a_part_nothing_is_left_and_nothing_starts():
+    key = buckets(tokens=Limit(6000), concurrency=10)
+    key.allot(NOTHING, 0)
+    assert left(key)["tokens"] <= 0
+    assert key.starts_at(SMALL, 1e6) == math.inf
+    key.allot(Part(1.0, 1.0, 10), 10)
+    assert left(key, 10)["tokens"] < 1  # it starts empty
+
+
+def test_what_a_provider_states_holds_for_the_whole_and_the_part_is_taken_of_it():
+    key = buckets(requests=Limit(60, burst=60))
+    key.allot(Part(0.5, 0.5), 0)
+    reservation = key.reserve(SMALL, 0)
+    assert reservation
+    key.follow(RateHeaders((Observation("requests", 30, 30, None),)), reservation, 0)
+    (bucket,) = key.status(0).buckets
+    assert (bucket.capacity, bucket.per_minute) == (15, 15)
+    assert key.fits(Usage()) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 1)), max_size=60))
+def test_parts_together_never_let_through_more_than_the_whole(changes):
+    """One process's part grows by what the other's has shrunk; both take all they can."""
+    first, second = (buckets(requests=Limit(600, burst=20)) for _ in range(2))
+    now, taken, whole = 0.0, 0, 20.0
+    first.allot(Part(1.0, 1.0), now)
+    second.allot(NOTHING, now)
+    for pause_s, share in changes:
+        now, whole = now + pause_s, min(20.0, whole + 10 * pause_s)
+        for key in (first, second):
+            while key.reserve(SMALL, now):
+                taken += 1
+                whole -= 1
+        assert whole > -1e-6
+        for key, part in ((first, share), (second, 1 - share)):
+            key.allot(Part(part, part) if part else NOTHING, now)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streams.llm.bucket import NeverFits
 from streams.llm.fair_queue import FairQueue, Held
 from streams.llm.key_buckets import KeyBuckets
-from streams.llm.limits import KeyLimits, Limit
+from streams.llm.limits import KeyLimits, Limit, Part
 from streams.llm.scheduler import Choice, Grant, Scheduler
 from streams.llm.usage import Usage
 
@@ -265,3 +265,17 @@ def test_tenants_without_work_are_forgotten():
         queue.serve(one)
         queue.settle(one, 0)
     assert len(queue._tenants) < 3_000
+
+
+def test_a_request_too_large_for_the_part_here_lets_all_others_pass_until_there_is_a_larger_part():
+    one = scheduler(KeyLimits(tokens=Limit(6000, burst=1000)))
+    one.allot([Part(0.5, 0.5)], 0.0)
+    one.add(held("big", 900), 0.0)
+    for number in range(4):
+        one.add(held(f"small {number}", 250), 0.0)
+    assert names(send_all(one, 0.0)) == ["small 0", "small 1"]
+    assert names(send_all(one, 10.0)) == ["small 2", "small 3"]
+    assert one.needs() == 0.9
+    one.allot([Part(1.0, 1.0)], 10.0)
+    assert one.choose(10.0) == 19.0  # 900 tokens at 100 a second
+    assert names(send_all(one, 19.0)) == ["big"]

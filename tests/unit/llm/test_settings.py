@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from streams.app import App
 from streams.errors import ConfigurationError
+from streams.llm.limits import Limit
 from streams.llm.settings import LlmSettings, PoolSettings, check_pools, load_keys
 
 POOL = PoolSettings(model="gpt")
@@ -81,8 +82,9 @@ def test_weights_of_zero_are_refused():
         LlmSettings(tenant_weights={"acme": 0})
 
 
-def test_a_process_uses_its_share_of_the_limits():
-    limits = PoolSettings(model="m", requests_per_minute=600, concurrency=10).key_limits(0.25)
-    assert limits.requests is not None
-    assert (limits.requests.per_minute, limits.requests.burst, limits.concurrency) == (150, 580, 2)
-    assert PoolSettings(model="m", connections=7).key_limits().concurrency == 7
+def test_limits_of_a_key_leave_room_for_the_time_that_requests_travel():
+    limits = PoolSettings(model="m", requests_per_minute=600, tokens_per_minute=1, concurrency=10).key_limits()
+    assert limits.requests == Limit(600, burst=580)
+    assert limits.tokens == Limit(1, burst=1)  # never less than one
+    assert limits.input_tokens is None
+    assert limits.concurrency == 10
