@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,7 +77,11 @@ class QueuePlan:
 
 
 class OwnedQueue:
-    """Works the partitions that the group gives this process, until cancelled."""
+    """Works the partitions that the group gives this process, until cancelled.
+
+    Attributes:
+        set_aside: Calls that could not be read and went to dead-letters.
+    """
 
     def __init__(
         self, broker: Broker, plan: QueuePlan, opener: Opener, *, instance_id: str | None = None, drain_s: float = 5.0
@@ -86,6 +90,7 @@ class OwnedQueue:
         self._plan = plan
         self._opener = opener
         self._drain_s = drain_s
+        self.set_aside = 0
         self._membership = broker.membership(
             f"{plan.namespace}-{plan.role}-owners", plan.anchor, instance_id=instance_id
         )
@@ -139,13 +144,16 @@ class OwnedQueue:
             task.cancel()
         await asyncio.wait(tasks.values(), timeout=2.0)
 
+    def _count_set_aside(self) -> None:
+        self.set_aside += 1
+
     async def _own(self, number: int) -> None:
         delay, loop = RETRY_S, asyncio.get_running_loop()
         assert self._producer is not None
         while True:
             began = loop.time()
             partition = self._partitions[number] = _Partition(
-                self._broker, self._plan, number, self._producer, self._drain_s
+                self._broker, self._plan, number, self._producer, self._drain_s, self._count_set_aside
             )
             try:
                 # A process that was frozen learns late that its partitions have another owner. Without this it would
@@ -174,7 +182,15 @@ class OwnedQueue:
 class _Partition:
     """The calls of one partition number, from taking it over to letting it go."""
 
-    def __init__(self, broker: Broker, plan: QueuePlan, number: int, producer: Producer, drain_s: float) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        plan: QueuePlan,
+        number: int,
+        producer: Producer,
+        drain_s: float,
+        count_set_aside: Callable[[], None],
+    ) -> None:
         self.stopping = asyncio.Event()
         self.ready = False
         self.marks: dict[Partition, Watermark] = {}
@@ -183,6 +199,7 @@ class _Partition:
         self._number = number
         self._producer = producer
         self._drain_s = drain_s
+        self._count_set_aside = count_set_aside
         self._group = f"{plan.namespace}-{plan.role}"
         self._sources = tuple(Partition(topic, number) for topic in plan.calls)
         self._outbox: list[tuple[Partition, int, Message | None]] = []
@@ -274,6 +291,7 @@ class _Partition:
         except UnknownSchema:
             raise
         except CodecError as error:
+            self._count_set_aside()
             answer = dead_letter_message(self._plan.dead_letters, record, error, f"{self._plan.role} {self._number}")
         self._outbox.append((source, record.offset, answer))
         self._filled.set()

@@ -6,14 +6,16 @@ written. Which metrics exist is the registry's word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from streams.observe import registry as m
+from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Sample(NamedTuple):
     """One value of one metric; labels in the order of the metric's."""
 
     metric: m.Metric
-    value: float
+    value: float | Distribution
     labels: tuple[str, ...] = ()
 
 
@@ -56,13 +58,44 @@ class RoleCollector(Collector):
         for sample in samples(self._roles):
             grouped.setdefault(sample.metric, []).append(sample)
         over = {metric: len(found) - self._max_series for metric, found in grouped.items()}
-        grouped[m.SERIES_DROPPED] = [Sample(m.SERIES_DROPPED, n, (metric.name,)) for metric, n in over.items() if n > 0]
+        grouped[m.SERIES_FOLDED] = [Sample(m.SERIES_FOLDED, n, (metric.name,)) for metric, n in over.items() if n > 0]
         for metric, found in grouped.items():
-            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=metric.labels)
-            for sample in found[: self._max_series]:
-                family.add_metric(sample.labels, sample.value)
-            yield family
+            yield _family(metric, fold(metric, found, self._max_series))
+
+
+def fold(metric: m.Metric, found: Sequence[Sample], most: int) -> list[Sample]:
+    """Return at most *most* series and one more, `other`, that stands for all the rest."""
+    if len(found) <= most:
+        return list(found)
+    kept, rest = list(found[:most]), [sample.value for sample in found[most:]]
+    numbers = [value for value in rest if not isinstance(value, Distribution)]
+    together: float | Distribution
+    if metric.kind == "histogram":
+        together = Distribution(metric.bounds)
+        for value in rest:
+            if isinstance(value, Distribution):
+                together.merge(value)
+    else:
+        together = sum(numbers) if metric.adds_up else max(numbers)
+    return [*kept, Sample(metric, together, (m.OTHER,) * len(metric.labels))]
+
+
+def _family(metric: m.Metric, found: Iterable[Sample]) -> Family:
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for sample in found:
+            if isinstance(sample.value, Distribution):
+                buckets = [
+                    ("+Inf" if bound == inf else str(bound), count) for bound, count in sample.value.cumulative()
+                ]
+                histogram.add_metric(sample.labels, buckets, sample.value.total)
+        return histogram
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for sample in found:
+        if not isinstance(sample.value, Distribution):
+            family.add_metric(sample.labels, sample.value)
+    return family
 
 
 def samples(roles: Mapping[str, Any]) -> Iterator[Sample]:
@@ -74,7 +107,15 @@ def samples(roles: Mapping[str, Any]) -> Iterator[Sample]:
             yield from _READERS[name](role)
 
 
+def _spread(*several: Distributions) -> Iterator[Sample]:
+    for distributions in several:
+        for labels, distribution in distributions.items():
+            yield Sample(distributions.metric, distribution, labels)
+
+
 def _shards(role: ShardRole) -> Iterator[Sample]:
+    yield Sample(m.DEAD_LETTERS, role.measures.set_aside, ("shards",))
+    yield from _spread(*role.measures.distributions)
     for number, processor in sorted(role.processors.items()):
         shard, engine = (str(number),), processor.engine
         counters = engine.counters
@@ -135,7 +176,7 @@ def _memory(role: MemoryRole) -> Iterator[Sample]:
     yield Sample(m.SINK_READ, role.counts.read)
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
-    yield Sample(m.SINK_SET_ASIDE, role.counts.set_aside)
+    yield Sample(m.DEAD_LETTERS, role.counts.set_aside, ("memory",))
     yield Sample(m.SINK_FAILURES, role.counts.failures)
 
 
@@ -147,6 +188,7 @@ def _gateway(role: GatewayRole) -> Iterator[Sample]:
 def _queue(role: str, queue: OwnedQueue) -> Iterator[Sample]:
     yield Sample(m.QUEUE_OPEN, queue.open_calls, (role,))
     yield Sample(m.QUEUE_PARTITIONS, len(queue.working), (role,))
+    yield Sample(m.DEAD_LETTERS, queue.set_aside, (role,))
 
 
 def _breaker(role: str, guard: Guard) -> Iterator[Sample]:

@@ -2,7 +2,8 @@
 labels. What is not here is not exported.
 
 Labels have few values: partitions, roles, statuses, and names that an app or its settings declare. Agent keys,
-invocation IDs and tenants are none, and `ObserveSettings.max_series` bounds what comes anyway.
+invocation IDs and tenants are none. What comes anyway is bounded twice: a histogram tells so many label values apart
+and counts the rest as `other`, and a scrape folds what is beyond `ObserveSettings.max_series` into `other` too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["counter", "gauge"]
+Kind = Literal["counter", "gauge", "histogram"]
+
+OTHER: Final = "other"
+"""Value of every label of the series that stands for all beyond the bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,11 @@ class Metric:
     """One metric.
 
     Attributes:
-        kind: `counter` only grows while the process lives (and its shard stays here); `gauge` is as of the scrape.
+        kind: `counter` only grows while the process lives (and its shard stays here); `gauge` is as of the scrape;
+            `histogram` counts values by size, and only grows.
         unit: Of its value; `1 or 0` for yes or no.
-        name: Without the `_total` that counters get.
+        name: Without the `_total` that counters get, and the `_bucket`, `_sum` and `_count` of histograms.
+        bounds: Of a histogram's buckets.
     """
 
     kind: Kind
@@ -28,6 +34,23 @@ class Metric:
     meaning: str
     name: str
     labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def adds_up(self) -> bool:
+        """Series are summed when they are folded into one; ages and yes-or-no take the largest."""
+        return self.kind != "gauge" or self.unit not in ("seconds", "1 or 0")
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names under which a scrape has it, and queries ask for it."""
+        match self.kind:
+            case "counter":
+                return (f"{self.name}_total",)
+            case "histogram":
+                return tuple(f"{self.name}_{part}" for part in ("bucket", "sum", "count"))
+            case "gauge":
+                return (self.name,)
 
     @property
     def help(self) -> str:
@@ -42,15 +65,48 @@ SHARD: Final = ("partition",)
 KEY: Final = ("pool", "key")
 BUCKET: Final = ("pool", "key", "quantity")
 
+QUICK_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Bounds for what should take milliseconds."""
+LONG_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 86_400.0)
+"""Bounds for what waits for models, tools and people. Latency objectives are bounds of these: 1, 5, 30, 60 s."""
+SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0)
+TOKENS: Final = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0, 100_000.0, 300_000.0, 1_000_000.0)
+
 # fmt: off
 
 # -- the process -------------------------------------------------------------------------------------------------------
 ROLE_READY = Metric(
     "gauge", "1 or 0", "The role has what it needs to work: see /readyz for what is missing",
     "streams_role_ready", ("role",))
-SERIES_DROPPED = Metric(
-    "gauge", "series", "Label combinations beyond max_series that this scrape left out",
-    "streams_series_dropped", ("metric",))
+SERIES_FOLDED = Metric(
+    "gauge", "series", "Label combinations beyond max_series that this scrape has in the series `other`",
+    "streams_series_folded", ("metric",))
+DEAD_LETTERS = Metric(
+    "counter", "records", "Set aside by the role: unreadable, refused, or the end of their process too often",
+    "streams_dead_letters", ("role",))
+
+# -- invocations, over all shards of the process -----------------------------------------------------------------------
+INVOCATION_SECONDS = Metric(
+    "histogram", "seconds", "From submission to result; outcome is the status, or degraded where a fallback stood in",
+    "streams_invocation_seconds", ("agent", "outcome"), LONG_S)
+INVOCATION_WAIT = Metric(
+    "histogram", "seconds", "From submission (or the time submitted for) to the start of the handler",
+    "streams_invocation_wait_seconds", ("agent",), LONG_S)
+INVOCATION_TOKENS = Metric(
+    "histogram", "tokens", "In and out of all model calls of an invocation that made one",
+    "streams_invocation_tokens", ("agent",), TOKENS)
+STEP_SECONDS = Metric(
+    "histogram", "seconds", "From a handler's request to its outcome: ok, raised, or degraded for a fallback",
+    "streams_step_seconds", ("kind", "name", "outcome"), LONG_S)
+TRANSACTION_SECONDS = Metric(
+    "histogram", "seconds", "To write and commit one transaction of a shard; every state write waits for one",
+    "streams_transaction_seconds", (), QUICK_S)
+TRANSACTION_RECORDS = Metric(
+    "histogram", "records", "Written in one transaction of a shard",
+    "streams_transaction_records", (), SIZES)
+BATCH_RECORDS = Metric(
+    "histogram", "records", "Taken up in one step of a shard",
+    "streams_batch_records", (), SIZES)
 
 # -- shards ------------------------------------------------------------------------------------------------------------
 SHARD_READY = Metric(
@@ -166,9 +222,6 @@ SINK_WRITTEN = Metric(
 SINK_CHANGED = Metric(
     "counter", "rows", "Changed in Postgres; the others met something newer, or themselves",
     "streams_memory_changed_rows")
-SINK_SET_ASIDE = Metric(
-    "counter", "records", "Refused by Postgres or unreadable, and now in dead-letters",
-    "streams_memory_set_aside_records")
 SINK_FAILURES = Metric(
     "counter", "attempts", "Failed because Postgres was away",
     "streams_memory_failed_attempts")

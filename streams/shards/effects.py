@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streams.records.headers import Headers
+from streams.records.invocations import Result
+from streams.shards.measures import ShardMeasures
 
 
 class Event(NamedTuple):
@@ -83,7 +85,11 @@ class ShardLimits:
 
 @dataclass(slots=True)
 class Counters:
-    """What a shard has done since it started; for metrics and status."""
+    """What a shard has done since it started; for metrics and status.
+
+    Attributes:
+        measures: What all shards of the process measure together.
+    """
 
     accepted: int = 0
     finished: dict[str, int] = field(default_factory=dict)
@@ -95,3 +101,12 @@ class Counters:
     replayed: int = 0
     short_circuited: int = 0
     ignored: int = 0
+    measures: ShardMeasures = field(default_factory=ShardMeasures)
+
+    def end(self, result: Result) -> None:
+        """Count an invocation that has ended; a result that is only sent again ended before."""
+        if result.repeated:
+            return
+        self.finished[result.status] = self.finished.get(result.status, 0) + 1
+        self.degraded += result.degraded
+        self.measures.end(result)

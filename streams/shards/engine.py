@@ -98,11 +98,12 @@ class Engine:
         limits: ShardLimits | None = None,
         admit: Admission = lambda dependency, now: "",
         encode_result: EncodeResult = lambda result: (encode(result), headers.AVRO_TYPE),
+        counters: Counters | None = None,
     ) -> None:
         self.app = app
         self.limits = limits or ShardLimits()
         self.partition = partition
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.epoch = 0
         self.sequence = 0
         self.accepted = 0
@@ -389,9 +390,7 @@ class Engine:
         self.handlers.forget(live)
 
     def _publish(self, result: Result, invocation: Invocation) -> bytes | None:
-        finished = self.counters.finished
-        finished[result.status] = finished.get(result.status, 0) + 1
-        self.counters.degraded += result.degraded
+        self.counters.end(result)
         return self.outbox.result(result, invocation)
 
     def _mark(self, result: Result, encoded: bytes | None = None) -> None:

@@ -80,6 +80,7 @@ class Handlers:
         """Start the handler of an invocation that has its turn."""
         live.phase = RUNNING
         live.started_at_ms = int(self.now * 1000)
+        self._counters.measures.start(live.invocation, self.now)
         agent = self.agent_of(live)
         if agent is None:
             return
@@ -173,6 +174,8 @@ class Handlers:
             completion = replace(completion, asked=run.asked)
         live.add(completion)
         self._desk.touch(live)
+        if (request := run.pending.get(completion.step)) is not None:
+            self._counters.measures.step(request, completion, self.now)
         try:
             run.apply(completion)
         except NonDeterminism as error:

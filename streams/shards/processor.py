@@ -83,6 +83,7 @@ class ShardProcessor:
         self._pace = pace
         self._watchdog = watchdog
         self._now = now
+        self._measures = engine.counters.measures
         self._inputs = {kind: Partition(catalogue.name(kind), partition) for kind in SHARD_INPUTS}
         self._kinds = {source: kind for kind, source in self._inputs.items()}
         self._never_paused = tuple(source for kind, source in self._inputs.items() if kind != "invocations")
@@ -222,6 +223,7 @@ class ShardProcessor:
             set_aside += bad
             positions[kind] = records[-1].offset + 1
         if positions:
+            self._measures.batch(len(events))
             await self._step(events, positions, set_aside)
 
     def _decode(self, kind: str, records: Iterable[LogRecord]) -> tuple[list[Event], list[Write]]:
@@ -244,6 +246,7 @@ class ShardProcessor:
             offset=record.offset,
             reason=str(error),
         )
+        self._measures.set_aside += 1
         by = f"shard {self.partition}"
         head = headers.internal("dead-letter")
         return Write("dead-letters", record.key or b"", dead_letter(record, error, by), self.partition, head)
@@ -354,7 +357,9 @@ class ShardProcessor:
                 await self._pace.wait()
             self._work.clear()
             messages, positions = self._messages(), dict(self.positions)
+            began = time.perf_counter()
             await self._ring.transact(messages)
+            self._measures.transaction(time.perf_counter() - began, len(messages))
             self.durable = positions
             self.transactions += 1
             self.written += len(messages)

@@ -24,7 +24,9 @@ from streams.records import encode, headers
 from streams.records.invocations import Result
 from streams.records.json import result_to_json
 from streams.records.topics import SHARD_INPUTS, Catalogue
+from streams.shards.effects import Counters
 from streams.shards.engine import Engine
+from streams.shards.measures import ShardMeasures
 from streams.shards.pacing import CommitPace
 from streams.shards.processor import ShardProcessor, must_exit
 from streams.shards.settings import ShardSettings
@@ -64,6 +66,7 @@ class ShardRole:
         watch: bool = True,
     ) -> None:
         self.processors: dict[int, ShardProcessor] = {}
+        self.measures = ShardMeasures(app.agents)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._app = app
         self._broker = broker
@@ -169,6 +172,7 @@ class ShardRole:
             limits=self._settings.limits(self._catalogue.max_payload_bytes),
             admit=lambda dependency, now: self._breakers.admit(dependency, self._reporter, int(now * 1000)),
             encode_result=partial(encode_result, as_json=self._settings.results_as == "json"),
+            counters=Counters(measures=self.measures),
         )
         return ShardProcessor(
             self._broker,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.broker.embedded import EmbeddedKafka
-from tests.bench import engine, floor, open_invocations, pipeline, restore, resume
+from tests.bench import engine, floor, metrics, open_invocations, pipeline, restore, resume
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -41,6 +41,11 @@ def test_engine_ends_every_run() -> None:
 def test_an_invocation_of_many_steps_writes_so_much_a_step() -> None:
     figures = engine.long_invocation(1_000)
     assert figures["bytes_growth"] < 1.2
+
+
+def test_metrics_have_their_price() -> None:
+    figures = metrics.metrics(100, 1)
+    assert 0 < figures["us_per_invocation"] < figures["scrape_of_full_histogram_ms"] * 1_000
 
 
 def test_open_invocations_are_all_open() -> None:

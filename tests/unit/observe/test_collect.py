@@ -1,20 +1,36 @@
 """The collector reads what roles count, and readiness says what they wait for."""
 
 import asyncio
+from dataclasses import replace
 from random import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streams.agents.run import Request
 from streams.breakers import BreakerPolicy, Guard
 from streams.llm.key_buckets import BucketStatus, KeyStatus
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.memory.sink import SinkCounts
 from streams.observe import registry
-from streams.observe.collect import RoleCollector, samples
+from streams.observe.collect import RoleCollector, Sample, fold, samples
+from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
+from streams.observe.registry import Metric
+from streams.records.invocations import Invocation, Result
+from streams.records.journal import Completion
 from streams.shards.effects import Counters
+from streams.shards.measures import ShardMeasures
+
+INVOCATION = Invocation("dispute", "c-1", "k", b"", submitted_at_ms=100_000, deadline_ms=900_000)
+COMPLETION = Completion(1, "child", "refund/c-7", "ok", 101.2, 0, degraded=True)
+NO_FUTURE: Any = None
+RESULT = Result(
+    "dispute", "c-1", "k", "succeeded", degraded=True, input_tokens=250, output_tokens=50,
+    submitted_at_ms=100_000, finished_at_ms=107_000,
+)  # fmt: skip
 
 
 def processor(*, ready=True, stuck="", **counters):
@@ -27,12 +43,25 @@ def processor(*, ready=True, stuck="", **counters):
     )  # fmt: skip
 
 
+def measured():
+    it = ShardMeasures(("dispute",))
+    it.start(INVOCATION, 100.5)
+    it.step(Request(1, "child", "refund/c-7", b"", None, NO_FUTURE, 101.0), COMPLETION, 101.2)
+    it.end(RESULT)
+    it.end(replace(RESULT, agent="made-up-by-a-producer", status="failed"))
+    it.transaction(0.004, 12)
+    it.batch(3)
+    it.set_aside = 2
+    return it
+
+
 def shards(**processors):
-    return SimpleNamespace(processors={int(name.removeprefix("p")): it for name, it in processors.items()})
+    numbered = {int(name.removeprefix("p")): it for name, it in processors.items()}
+    return SimpleNamespace(processors=numbered, measures=measured())
 
 
 def queue(partitions=(0, 1), open_calls=3):
-    return SimpleNamespace(open_calls=open_calls, working=frozenset(partitions))
+    return SimpleNamespace(open_calls=open_calls, working=frozenset(partitions), set_aside=4)
 
 
 def guard(dependency):
@@ -85,6 +114,20 @@ def scraped():
         ("streams_memory_written_rows_total", {}, 80),
         ("streams_gateway_responses_total", {"route": "submit", "status": "202"}, 11),
         ("streams_role_ready", {"role": "control"}, 1),
+        ("streams_dead_letters_total", {"role": "shards"}, 2),
+        ("streams_dead_letters_total", {"role": "tools"}, 4),
+        ("streams_invocation_seconds_bucket", {"agent": "dispute", "outcome": "degraded", "le": "5.0"}, 0),
+        ("streams_invocation_seconds_bucket", {"agent": "dispute", "outcome": "degraded", "le": "10.0"}, 1),
+        ("streams_invocation_seconds_bucket", {"agent": "dispute", "outcome": "degraded", "le": "+Inf"}, 1),
+        ("streams_invocation_seconds_sum", {"agent": "dispute", "outcome": "degraded"}, 7),
+        ("streams_invocation_seconds_count", {"agent": "other", "outcome": "failed"}, 1),
+        ("streams_invocation_wait_seconds_sum", {"agent": "dispute"}, 0.5),
+        ("streams_invocation_tokens_sum", {"agent": "dispute"}, 300),
+        ("streams_step_seconds_count", {"kind": "child", "name": "refund", "outcome": "degraded"}, 1),
+        ("streams_transaction_seconds_bucket", {"le": "0.005"}, 1),
+        ("streams_transaction_seconds_bucket", {"le": "0.0025"}, 0),
+        ("streams_transaction_records_sum", {}, 12),
+        ("streams_batch_records_sum", {}, 3),
     ],
 )
 def test_a_scrape_has_what_roles_counted(scraped, name, labels, value):
@@ -93,20 +136,45 @@ def test_a_scrape_has_what_roles_counted(scraped, name, labels, value):
 
 def test_every_row_of_the_registry_has_a_reader():
     read = {sample.metric for sample in samples(every_role())}
-    assert set(registry.METRICS) - read == {registry.SERIES_DROPPED}
+    assert set(registry.METRICS) - read == {registry.SERIES_FOLDED}
 
 
 def test_labels_are_those_that_the_registry_names():
     assert all(len(sample.labels) == len(sample.metric.labels) for sample in samples(every_role()))
 
 
-def test_series_beyond_the_bound_are_left_out_and_counted():
+def test_series_beyond_the_bound_are_one_and_counted():
     many = shards(**{f"p{number}": processor() for number in range(30)})
     scraped = CollectorRegistry()
     scraped.register(RoleCollector({"shards": many}, 20))
     assert scraped.get_sample_value("streams_shard_open_invocations", {"partition": "19"}) == 7
     assert scraped.get_sample_value("streams_shard_open_invocations", {"partition": "20"}) is None
-    assert scraped.get_sample_value("streams_series_dropped", {"metric": "streams_shard_open_invocations"}) == 10
+    assert scraped.get_sample_value("streams_shard_open_invocations", {"partition": "other"}) == 70
+    assert scraped.get_sample_value("streams_series_folded", {"metric": "streams_shard_open_invocations"}) == 10
+
+
+def test_the_1001st_series_is_other():
+    metric = Metric("counter", "records", "Of a test", "streams_test", ("name",))
+    found = [Sample(metric, 1, (str(number),)) for number in range(1_001)]
+    assert [sample.labels for sample in fold(metric, found, 1_000)[999:]] == [("999",), ("other",)]
+
+
+@pytest.mark.parametrize(("unit", "folded"), [("seconds", 9), ("1 or 0", 9), ("calls", 10)])
+def test_ages_are_folded_to_the_oldest_and_counts_to_their_sum(unit, folded):
+    metric = Metric("gauge", unit, "Of a test", "streams_test", ("name",))
+    found = [Sample(metric, value, (str(value),)) for value in (5, 1, 9)]
+    assert fold(metric, found, 1)[-1].value == folded
+
+
+def test_histograms_are_folded_bucket_by_bucket():
+    metric = Metric("histogram", "seconds", "Of a test", "streams_test", ("name",), (1.0, 2.0))
+    several = Distributions(metric)
+    for name, value in (("a", 0.5), ("b", 1.5), ("c", 1.5), ("c", 7.0)):
+        several[(name,)].add(value)
+    kept, other = fold(metric, [Sample(metric, it, labels) for labels, it in several.items()], 1)
+    assert (kept.labels, other.labels) == (("a",), ("other",))
+    assert isinstance(other.value, Distribution)
+    assert (other.value.counts, other.value.total) == ([0, 2, 1], 10.0)
 
 
 def test_a_process_is_ready_when_its_shards_read_and_its_queues_are_assigned():

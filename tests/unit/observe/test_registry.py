@@ -9,8 +9,19 @@ UNBOUNDED = {"agent_key", "agent_id", "invocation", "invocation_id", "idempotenc
 
 
 def test_every_metric_says_its_kind_its_unit_and_what_it_means():
-    assert all(metric.kind in ("counter", "gauge") for metric in METRICS)
+    assert all(metric.kind in ("counter", "gauge", "histogram") for metric in METRICS)
     assert all(metric.unit and metric.meaning for metric in METRICS)
+
+
+def test_histograms_and_only_they_have_bounds_that_grow():
+    assert all((metric.kind == "histogram") == bool(metric.bounds) for metric in METRICS)
+    assert all(list(metric.bounds) == sorted(set(metric.bounds)) for metric in METRICS)
+
+
+def test_names_say_the_unit_of_seconds():
+    assert [
+        metric.name for metric in METRICS if metric.unit == "seconds" and not metric.name.endswith("_seconds")
+    ] == []
 
 
 def test_names_are_unique_and_as_prometheus_wants_them():
