@@ -25,6 +25,8 @@ StreamsError
 │   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
 ├── StoreError                         Postgres
 │   └── StoreUnavailable               not reachable or no answer in time; names address and setting
+├── Unavailable                        raised by a tool: its dependency is out, and may have said for how long
+├── Throttled                          raised by a tool: its dependency wants fewer calls (429), and no breaker for it
 ├── CodecError                         bytes that are not the record they should be
 │   └── UnknownSchema                  a fingerprint that this process does not know
 └── HandlerError                       raised inside agent handlers
@@ -176,6 +178,31 @@ class StoreError(StreamsError):
 
 class StoreUnavailable(StoreError):
     """Postgres cannot be reached or did not answer in time."""
+
+
+class Unavailable(StreamsError):
+    """A tool raises it when its dependency says that it is out (503, 529): a failure like any other, with a time.
+
+    Attributes:
+        retry_after_s: For how long the dependency asked to be left alone; the breaker's open time honours it. 0 where
+            it did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Throttled(StreamsError):
+    """A tool raises it when its dependency wants fewer calls (429): the tool's limiter waits, no breaker counts it.
+
+    Attributes:
+        retry_after_s: For how long the dependency asked to be left alone; 0 where it did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class CodecError(StreamsError):

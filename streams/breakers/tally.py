@@ -22,9 +22,11 @@ class Tally:
     slow: int = 0
     short_circuited: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    retry_after_ms: int = 0
 
-    def add_bad(self, code: int, error: str) -> None:
+    def add_bad(self, code: int, error: str, retry_after_ms: int = 0) -> None:
         """Count what went wrong with a call that is in `calls` already."""
+        self.retry_after_ms = max(self.retry_after_ms, retry_after_ms)
         if code & FAILED:
             self.failures += 1
             # Classes beyond the bound are counted together: their names come from the code of users.
@@ -37,7 +39,9 @@ class Tally:
         """Nothing to report."""
         return not (self.calls or self.short_circuited)
 
-    def digest(self, sequence: int, to_ms: int, *, generation: str, phase: str, probe: str = "") -> OutcomeDigest:
+    def digest(
+        self, sequence: int, to_ms: int, *, generation: str, phase: str, probe: str = "", probe_until_ms: int = 0
+    ) -> OutcomeDigest:
         """Return the sums as a record."""
         return OutcomeDigest(
             self.reporter,
@@ -53,6 +57,8 @@ class Tally:
             probe,
             phase,
             dict(self.errors),
+            probe_until_ms,
+            self.retry_after_ms,
         )
 
 

@@ -116,7 +116,9 @@ class Pool:
         except asyncio.CancelledError:
             self._scheduler.remove(held)
             if not future.cancelled() and future.exception() is None:
-                self._scheduler.cancel(future.result().grant, self.clock())
+                given = future.result()
+                self._scheduler.cancel(given.grant, self.clock())
+                self.guard.abandon(given.admitted, int(self.now() * 1000))
                 self.pump()
             raise
 
@@ -145,6 +147,9 @@ class Pool:
             return response
         except ProviderError as error:
             used = self._failed(turn, error, started, cut=limit_s < self.settings.timeout_s)
+            raise
+        except asyncio.CancelledError:
+            self.guard.abandon(turn.admitted, int(self.now() * 1000))
             raise
         finally:
             self._scheduler.settle(grant, used, self.clock())
@@ -220,6 +225,7 @@ class Pool:
             grant = scheduler.take(choice, now)
             if grant.held.item.future.done():
                 scheduler.cancel(grant, now)  # its request was cancelled a moment ago
+                self.guard.abandon(admitted, int(self.now() * 1000))
             else:
                 down_s = max(0.0, now - max(grant.held.added, self._down_since))
                 grant.held.item.future.set_result(Turn(grant, admitted, down_s))
@@ -272,8 +278,10 @@ class Pool:
             case Unavailable():
                 self.counts.unavailable += 1
                 self._last_words = f"; last error: {error}"
-                if not (cut and error.kind == "timeout"):
-                    self._record(turn, started, error.kind)
+                if cut and error.kind == "timeout":
+                    self.guard.abandon(turn.admitted, int(self.now() * 1000))
+                else:
+                    self._record(turn, started, error.kind, error.headers.retry_after_s or 0.0)
                 return None
             case Throttled():
                 self.counts.throttled += 1
@@ -293,10 +301,9 @@ class Pool:
             self._record(turn, started)
         return Usage(0, 0)
 
-    def _record(self, turn: Turn, started: float, error: str = "") -> None:
-        changed = self.guard.record(turn.admitted, bool(error), self.clock() - started, int(self.now() * 1000), error)
-        if changed is not None:
-            log.warning("breaker of %s is %s here: %s", self.guard.dependency, changed.phase, changed.reason)
+    def _record(self, turn: Turn, started: float, error: str = "", retry_after_s: float = 0.0) -> None:
+        took_s, now_ms = self.clock() - started, int(self.now() * 1000)
+        self.guard.record(turn.admitted, bool(error), took_s, now_ms, error, retry_after_s)
 
 
 def _dismiss(held: Held[Waiter], error: Exception) -> None:

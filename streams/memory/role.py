@@ -129,8 +129,8 @@ class MemoryRole:
         return store
 
     def _follow(self, record: BreakerState) -> None:
-        if record.dependency == DEPENDENCY and self.guard.apply(record):
-            log.info("breaker on %s is %s: %s", DEPENDENCY, record.phase, record.reason)
+        if record.dependency == DEPENDENCY:
+            self.guard.apply(record)
 
     async def _pump(self, reader: Reader, sink: Sink) -> None:
         while True:

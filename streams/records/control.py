@@ -17,7 +17,10 @@ class BreakerState:
         generation: (writer epoch, number); outcomes of an older generation change nothing.
         until_ms: With `open`, when it becomes half-open; callers treat it as expired after that plus a grace.
         probe_holder: With `half-open`, who may send the next call.
+        probe_expires_ms: With `half-open`, when the lease, or the probe that is under way, is given up.
+        probe_under_way: Generation, `epoch.number`, of the lease whose call is out; nobody may send another.
         changed_by: `machine`, or the operator that forced it.
+        orders: IDs of the operators' orders that were followed last.
     """
 
     dependency: str
@@ -34,6 +37,8 @@ class BreakerState:
     probe_holder: str = ""
     probe_expires_ms: int = 0
     changed_by: str = "machine"
+    probe_under_way: str = ""
+    orders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,9 @@ class OutcomeDigest:
         generation: Breaker generation, `epoch.number`, that the calls were made under.
         errors: Class name to count.
         short_circuited: Calls that an open breaker answered: demand for a probe.
-        probe: `ok` or `failed` when the digest reports a probe.
+        probe: `begun`, `ok`, `failed` or `void` (it ended without an outcome) when the digest reports a probe.
+        probe_until_ms: With `begun`, when the probe's call ends at the latest.
+        retry_after_ms: Longest time for which the dependency asked to be left alone.
     """
 
     reporter: str
@@ -60,6 +67,8 @@ class OutcomeDigest:
     probe: str = ""
     phase: str = "closed"
     errors: dict[str, int] = field(default_factory=dict)
+    probe_until_ms: int = 0
+    retry_after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

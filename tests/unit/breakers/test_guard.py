@@ -9,7 +9,7 @@ POLICY = BreakerPolicy(window_calls=10, minimum_calls=4, open_s=5, jitter=0, pro
 
 
 def guard(**policy: Any) -> Guard:
-    return Guard("tool:crm", POLICY.model_copy(update=policy), "worker-1", random.Random(1).random)
+    return Guard("tool:crm", POLICY.model_copy(update=policy), "worker-1", random.Random(1).random, longest_call_s=2)
 
 
 def fleet(phase: str, number: int = 1, **fields: Any) -> BreakerState:
@@ -202,3 +202,132 @@ def test_error_classes_are_bounded():
     (digest,) = breaker.drain(1)
     assert len(digest.errors) == 17
     assert digest.errors["other"] == 84
+
+
+def test_ignored_errors_are_not_counted_and_of_counted_ones_only_those():
+    breaker = guard(ignored_errors={"NotFound"}, counted_errors={"TimeoutError"})
+    for _ in range(9):
+        breaker.record(admitted(breaker.admit(0)), True, 0.01, 0, "NotFound")
+    assert breaker.drain(1) == ()
+    for error in ("ValueError", "ValueError", "TimeoutError"):
+        breaker.record(admitted(breaker.admit(0)), True, 0.01, 0, error)
+    (digest,) = breaker.drain(1)
+    assert (digest.calls, digest.failures, digest.errors) == (3, 1, {"TimeoutError": 1})
+    assert breaker.phase == "closed"
+
+
+def test_an_ignored_error_of_a_probe_has_found_the_dependency():
+    breaker = guard(ignored_errors={"NotFound"})
+    breaker.apply(fleet("half-open", 3, probe_holder="worker-1", probe_expires_ms=2_000))
+    breaker.record(admitted(breaker.admit(100)), True, 0.01, 150, "NotFound")
+    (digest,) = breaker.drain(200)
+    assert (digest.probe, digest.failures) == ("ok", 0)
+
+
+def test_throttled_calls_are_not_counted_but_close_as_a_probe():
+    breaker = guard()
+    for _ in range(20):
+        breaker.throttled(admitted(breaker.admit(0)), 0)
+    assert breaker.drain(1) == ()
+    for _ in range(4):
+        call(breaker, 0, failed=True)
+    probe = admitted(breaker.admit(5_000))
+    breaker.throttled(probe, 5_010)
+    assert breaker.phase == "closed"
+
+
+def test_a_failure_that_says_for_how_long_opens_for_so_long_here_and_tells_the_fleet():
+    breaker = guard()
+    for _ in range(4):
+        breaker.record(admitted(breaker.admit(0)), True, 0.01, 0, "Unavailable", retry_after_s=30)
+    assert refused(breaker.admit(1)).until_ms == 30_000
+    assert breaker.drain(2)[0].retry_after_ms == 30_000
+
+
+def test_a_probe_is_announced_with_the_latest_end_of_its_call_and_then_reported():
+    breaker = guard()
+    breaker.apply(fleet("half-open", 3, probe_holder="worker-1", probe_expires_ms=2_000))
+    probe = admitted(breaker.admit(100))
+    (begun,) = breaker.drain(200)
+    assert (begun.probe, begun.generation, begun.probe_until_ms, begun.calls) == ("begun", "1.3", 2_100, 0)
+    breaker.apply(fleet("half-open", 4, probe_expires_ms=4_100, probe_under_way="1.3"))
+    refused(breaker.admit(250))
+    breaker.record(probe, False, 0.01, 300)
+    done = breaker.drain(400)
+    assert [(digest.probe, digest.generation) for digest in done] == [("ok", "1.3"), ("", "1.4")]
+
+
+def test_a_probe_that_ends_before_it_was_announced_is_reported_once():
+    breaker = guard()
+    breaker.apply(fleet("half-open", 3, probe_holder="worker-1", probe_expires_ms=2_000))
+    call(breaker, 100)
+    assert [digest.probe for digest in breaker.drain(200)] == ["ok"]
+
+
+def test_a_slow_probe_does_not_close_where_slow_calls_are_judged():
+    breaker = guard(slow_call_s=1.0)
+    breaker.apply(fleet("half-open", 3, probe_holder="worker-1", probe_expires_ms=2_000))
+    breaker.record(admitted(breaker.admit(100)), False, 1.5, 1_600)
+    (digest,) = breaker.drain(1_700)
+    assert (digest.probe, digest.failures, digest.slow) == ("failed", 0, 1)
+
+
+def test_an_abandoned_probe_gives_its_lease_on():
+    breaker = guard()
+    breaker.apply(fleet("half-open", 3, probe_holder="worker-1", probe_expires_ms=2_000))
+    breaker.abandon(admitted(breaker.admit(100)), 150)
+    assert [(digest.probe, digest.calls) for digest in breaker.drain(200)] == [("void", 0)]
+    alone = guard()
+    for _ in range(4):
+        call(alone, 0, failed=True)
+    alone.abandon(admitted(alone.admit(5_000)), 5_001)
+    assert admitted(alone.admit(5_002)).probe == "local"
+    refused(alone.admit(5_003))
+
+
+def test_a_local_lease_is_as_long_as_a_call_may_take():
+    breaker = Guard("llm:fast", POLICY, "llm-1", random.Random(1).random, longest_call_s=60)
+    for _ in range(4):
+        call(breaker, 0, failed=True)
+    probe = admitted(breaker.admit(5_000))
+    refused(breaker.admit(64_900))
+    breaker.record(probe, False, 59.9, 64_950)
+    assert breaker.phase == "closed"
+
+
+def test_every_transition_is_told_once_with_who_decided_it():
+    told: list[tuple[str, str, str]] = []
+    breaker = Guard(
+        "tool:crm",
+        POLICY,
+        "worker-1",
+        random.Random(1).random,
+        longest_call_s=2,
+        on_change=lambda change, by: told.append((change.before.phase, change.after.phase, by)),
+    )
+    for _ in range(4):
+        call(breaker, 0, failed=True)
+    call(breaker, 5_000)
+    breaker.apply(fleet("open", 1, until_ms=5_000))
+    breaker.apply(fleet("half-open", 2, probe_holder="a", probe_expires_ms=7_000))
+    call(breaker, 10_000)
+    assert told == [
+        ("closed", "open", "local"),
+        ("open", "half-open", "local"),
+        ("half-open", "closed", "local"),
+        ("closed", "open", "fleet"),
+        ("open", "half-open", "fleet"),
+        ("half-open", "open", "local"),
+        ("open", "half-open", "local"),
+        ("half-open", "closed", "local"),
+    ]
+    assert breaker.transitions["local", "closed"] == 2
+    assert breaker.transitions["fleet", "open"] == 1
+
+
+def test_totals_go_on_over_digests():
+    breaker = guard(minimum_calls=10)
+    call(breaker, 0)
+    breaker.drain(1)
+    call(breaker, 2, failed=True)
+    assert breaker.totals == {"calls": 2, "failures": 1, "slow": 0, "short_circuited": 0}

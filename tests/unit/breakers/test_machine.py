@@ -167,7 +167,8 @@ def test_what_an_operator_forced_stands_until_an_operator_changes_it(phase):
         breaker.record(FAILED, now, MID)
         assert breaker.tick(now) is None
     assert (breaker.state.phase, breaker.state.changed_by, breaker.state.reason) == (phase, "ana", "incident 7")
-    assert breaker.force("closed", "ana", "over", 99_000).after.phase == "closed"
+    breaker.force("closed", "ana", "over", 99_000)
+    assert breaker.state.phase == "closed"
 
 
 def test_an_operator_cannot_enter_the_machines_own_phases():
@@ -175,16 +176,163 @@ def test_an_operator_cannot_enter_the_machines_own_phases():
         machine().force("open", "ana", "", 0)
 
 
+def test_a_window_by_time_judges_what_is_left_when_old_calls_have_gone():
+    breaker = machine(BreakerPolicy(window_s=10, minimum_calls=4, jitter=0))
+    for now, code in ((0, OK), (0, OK), (0, OK), (0, OK), (6_000, FAILED), (6_000, FAILED), (6_000, FAILED)):
+        assert breaker.record(code, now, MID) is None
+    change = breaker.record(OK, 10_500, MID)
+    assert change is not None
+    assert change.after.reason == "3 of 4 calls failed (failure_rate 0.5)"
+
+
+def test_a_window_by_time_forgets():
+    breaker = machine(BreakerPolicy(window_s=10, minimum_calls=4))
+    for now in range(0, 100_000, 4_000):
+        assert breaker.record(FAILED, now, MID) is None
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "luck", "lasts_s"), [(2, 0.0, 4.0), (60, 0.0, 60.0), (60, 0.5, 66.0), (9e9, 0, 900)]
+)
+def test_an_opening_honours_retry_after_up_to_its_ceiling_and_never_ends_before(asked_s, luck, lasts_s):
+    breaker = machine(BreakerPolicy(minimum_calls=1, jitter=0.2))
+    breaker.record(FAILED, 1_000, luck, retry_after_ms=int(asked_s * 1000))
+    assert breaker.state.until_ms == 1_000 + lasts_s * 1000
+
+
+def test_a_failed_probe_honours_retry_after():
+    breaker = half_open()
+    breaker.probe(False, breaker.generation, 5_100, MID, retry_after_ms=40_000)
+    assert breaker.state.until_ms == 45_100
+
+
+def test_a_probe_that_has_begun_is_waited_for_as_long_as_its_call_may_take():
+    breaker = half_open()
+    lease = breaker.generation
+    change = breaker.begin_probe(lease, 65_000, 5_100)
+    assert change is not None
+    assert (change.after.probe_holder, change.after.probe_under_way) == ("", "1.2")
+    assert change.after.reason == "the probe of shard-1 is under way"
+    breaker.demand("shard-2", 6_000)
+    assert breaker.tick(66_900) is None
+    change = breaker.probe(True, lease, 66_950, MID)
+    assert change is not None
+    assert change.after.phase == "closed"
+
+
+def test_a_probe_under_way_is_leased_to_nobody_else():
+    breaker = half_open()
+    breaker.begin_probe(breaker.generation, 65_000, 5_100)
+    assert breaker.demand("shard-2", 6_000) is None
+    assert breaker.begin_probe((1, 2), 65_000, 6_000) is None
+    assert breaker.probe(True, breaker.generation, 6_000, MID) is None
+
+
+def test_a_holder_that_dies_with_its_probe_under_way_loses_it():
+    breaker = half_open()
+    breaker.begin_probe(breaker.generation, 15_000, 5_100)
+    breaker.demand("shard-2", 16_900)
+    change = breaker.tick(17_000)
+    assert change is not None
+    assert (change.after.probe_holder, change.after.probe_under_way) == ("shard-2", "")
+    assert change.after.reason == "the probe that was under way has not reported"
+    assert breaker.probe(True, (1, 2), 17_100, MID) is None
+
+
+def test_a_probe_is_not_waited_for_longer_than_ten_minutes():
+    breaker = half_open()
+    breaker.begin_probe(breaker.generation, 10**12, 5_000)
+    assert breaker.state.probe_expires_ms == 5_000 + 602_000
+
+
+def test_a_probe_without_an_outcome_is_leased_again_to_who_asked_last():
+    breaker = half_open()
+    lease = breaker.generation
+    breaker.demand("shard-2", 5_050)
+    change = breaker.void_probe(lease, 5_100)
+    assert change is not None
+    assert (change.after.phase, change.after.probe_holder) == ("half-open", "shard-2")
+    assert breaker.void_probe(lease, 5_200) is None
+
+
+def silent_since_open() -> BreakerMachine:
+    """A control plane whose opening was over at 5 s, and which looks again at 20 s."""
+    breaker = BreakerMachine(POLICY, opened().state, epoch=2, hears_callers=True)
+    assert breaker.tick(20_000) is None
+    return breaker
+
+
+def test_after_a_silence_the_callers_word_closes():
+    breaker = silent_since_open()
+    change = breaker.heard("closed", (1, 1), 20_100)
+    assert change is not None
+    assert (change.after.phase, change.after.epoch) == ("closed", 2)
+    assert change.after.reason == "its callers closed it while the control plane was silent"
+
+
+def test_after_a_silence_nobodys_word_leases_the_probe():
+    breaker = silent_since_open()
+    assert breaker.heard("open", (1, 1), 20_100) is None
+    assert breaker.heard("closed", (1, 0), 20_100) is None
+    assert breaker.tick(24_900) is None
+    change = breaker.tick(25_000)
+    assert change is not None
+    assert change.after.phase == "half-open"
+
+
+def test_without_a_silence_a_callers_word_does_not_close():
+    breaker = BreakerMachine(POLICY, opened().state, epoch=2, hears_callers=True)
+    assert breaker.heard("closed", (1, 1), 9_900) is None
+    assert breaker.tick(9_950) is not None
+
+
+def test_an_order_that_is_delivered_again_changes_nothing():
+    breaker = machine()
+    assert breaker.force("forced-open", "ana", "incident 7", 1_000, order="a") is not None
+    assert breaker.force("closed", "ben", "over", 2_000, order="b") is not None
+    again = BreakerMachine(POLICY, breaker.state, epoch=2)
+    assert again.force("forced-open", "ana", "incident 7", 3_000, order="a") is None
+    assert again.force("closed", "ben", "over", 3_000, order="b") is None
+    assert again.state == breaker.state
+
+
+def test_orders_are_remembered_across_transitions_and_bounded():
+    breaker = machine()
+    for number in range(20):
+        breaker.force("forced-open", "ana", "drill", 0, order=str(number))
+    breaker.force("closed", "ana", "over", 0)
+    for _ in range(4):
+        breaker.record(FAILED, 10, MID)
+    assert breaker.state.phase == "open"
+    assert breaker.state.orders == tuple(map(str, range(12, 20)))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "says"),
+    [
+        ({"minimum_calls": 60}, "minimum_calls 60 exceeds window_calls 50: the breaker could never open; lower the"),
+        ({"open_s": 300}, "open_s 300 exceeds open_ceiling_s 120"),
+        ({"ignored_errors": {"KeyError"}, "counted_errors": {"KeyError"}}, "'KeyError' is in counted_errors and in"),
+        ({"ignored_errors": {"not a class"}}, "'not a class' is not the name of a class"),
+        ({"failure_rate": 1.5}, "failure_rate"),
+        ({"failure_rate": 0}, "failure_rate"),
+        ({"window_s": 0.2}, "window_s"),
+        ({"jitter": 1}, "jitter"),
+        ({"opens_s": 3}, "opens_s"),
+    ],
+)
+def test_thresholds_outside_their_range_are_named(thresholds, says):
+    with pytest.raises(ValidationError, match=says):
+        BreakerPolicy(**thresholds)
+
+
+def test_a_window_by_time_has_no_number_that_the_minimum_could_exceed():
+    assert BreakerPolicy(window_s=60, minimum_calls=1_000).minimum_calls == 1_000
+
+
 def test_a_writer_older_than_the_record_is_refused():
     with pytest.raises(ValueError, match="writer epoch 2 is older than epoch 3"):
         BreakerMachine(POLICY, closed("tool:crm", epoch=3), epoch=2)
-
-
-def test_thresholds_that_contradict_each_other_are_named():
-    with pytest.raises(ValidationError, match="minimum_calls 60 exceeds window_calls 50"):
-        BreakerPolicy(minimum_calls=60)
-    with pytest.raises(ValidationError, match="failure_rate"):
-        BreakerPolicy(failure_rate=1.5)
 
 
 @pytest.mark.parametrize("text", ["", "1", "a.b", "1.-2", "1.2.3"])
