@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import dead_letters, demo, inspection, orders, results, run, servers, settings, submit, topics
+from streams.cli import dead_letters, demo, inspection, llm, orders, results, run, servers, settings, submit, topics
 from streams.cli.failures import Commands
 
 HELP = "\n\n".join(
@@ -36,7 +36,7 @@ app = typer.Typer(
 COMMANDS = {
     "Run agents": (demo, run),
     "Ask them": (submit, results, inspection),
-    "Operate": (orders, dead_letters),
+    "Operate": (orders, llm, dead_letters),
     "Set up": (topics, settings),
 }
 """Modules with a `register(app)`, by the heading under which their commands stand."""

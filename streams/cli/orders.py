@@ -99,7 +99,7 @@ def _order(action: str, subject: str, reason: str, app: str | None, namespace: s
 
     async def give() -> str:
         async with aim.client() as client:
-            return await client.order(action, subject, reason=reason, by=_operator())
+            return await client.order(action, subject, reason=reason, by=operator())
 
     consoles()[0].print(f"{subject}: {asyncio.run(give())}", markup=False)
 
@@ -112,7 +112,8 @@ def _name(agent: str) -> str:
     return agent
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Return who gives an order: the user of this machine."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run under a number that has no name

@@ -123,7 +123,8 @@ class Dispatcher:
         """Use only a part of every limit: other processes use the rest."""
         for pool in self.pools.values():
             concurrency = pool.settings.concurrency or pool.settings.connections
-            pool.allot([Part(part, 1.0, max(1, int(concurrency * part)))] * len(pool.secrets))
+            slots = max(1, int(concurrency * part)) if part < 1 else None
+            pool.allot([Part(part, 1.0, slots)] * len(pool.secrets))
 
     def _route(self, pool: Pool) -> list[tuple[Pool, bool]]:
         """Return which pools are asked one after the other, and whether a pool that is down is waited for."""

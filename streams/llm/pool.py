@@ -11,12 +11,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from pydantic import SecretStr
 
 from streams.breakers import Guard
 from streams.breakers.refusal import Refusal
 from streams.llm.chat import ChatRequest, ChatResponse
+from streams.llm.expected_wait import expected_wait_s
 from streams.llm.fair_queue import Held
 from streams.llm.key_buckets import KeyBuckets
 from streams.llm.limits import KeyLimits, Part
@@ -40,6 +42,9 @@ MAX_COOL_DOWN_S = 60.0
 DOWN_POLL_S = 1.0
 TIMER_S = 0.001
 """Timers of event loops are not finer than this."""
+
+HELD_SAMPLE = 500
+"""Held requests that are looked at to say how long the others will wait."""
 
 
 Clock = Callable[[], float]
@@ -122,6 +127,11 @@ class Pool:
                 self.pump()
             raise
 
+    def give_back(self, turn: Turn) -> None:
+        """Make no call after all. A breaker's probe that comes back so is leased again when its time is over."""
+        self._scheduler.cancel(turn.grant, self.clock())
+        self.pump()
+
     async def call(
         self, turn: Turn, request: ChatRequest, timeout_s: float, on_text: OnText | None = None
     ) -> ChatResponse:
@@ -152,7 +162,10 @@ class Pool:
             self.guard.abandon(turn.admitted, int(self.now() * 1000))
             raise
         finally:
-            self._scheduler.settle(grant, used, self.clock())
+            now = self.clock()
+            self.counts.ended += 1
+            self.counts.busy_s += now - started
+            self._scheduler.settle(grant, used, now)
             self.pump()
 
     def pump(self) -> None:
@@ -190,14 +203,17 @@ class Pool:
         """Return what is held, what runs, and what is left of each limit."""
         now, scheduler = self.clock(), self._scheduler
         oldest = scheduler.queue.oldest()
+        keys = tuple(key.status(now) for key in scheduler.keys)
+        sample = [held.estimate for held in islice(scheduler.queue, HELD_SAMPLE)]
         return PoolStatus(
             self.name,
             len(scheduler),
             scheduler.running,
             now - oldest.arrived if oldest else 0.0,
             self._why_down,
-            tuple(key.status(now) for key in scheduler.keys),
+            keys,
             replace(self.counts),
+            expected_wait_s(len(scheduler), sample, keys, self.counts.mean_call_s),
         )
 
     def stop(self) -> None:

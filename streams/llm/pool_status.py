@@ -15,11 +15,20 @@ class PoolCounts:
         sent: Calls made.
         throttled: 429s met; with right limits there are none.
         unavailable: Calls that failed by an error of the endpoint or a timeout.
+        ended: Calls that are over, however they ended.
+        busy_s: Seconds that these took together.
     """
 
     sent: int = 0
     throttled: int = 0
     unavailable: int = 0
+    ended: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def mean_call_s(self) -> float:
+        """Seconds that a call takes; 0 before the first has ended."""
+        return self.busy_s / self.ended if self.ended else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class PoolStatus:
     Attributes:
         oldest_s: Age of the request that is held longest.
         down: Why the pool cannot answer, empty when it can.
+        expected_wait_s: How long a request that comes now will probably be held; infinite when nothing tells.
     """
 
     name: str
@@ -38,3 +48,4 @@ class PoolStatus:
     down: str
     keys: tuple[KeyStatus, ...]
     counts: PoolCounts
+    expected_wait_s: float = 0.0

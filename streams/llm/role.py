@@ -7,11 +7,12 @@ have a result. What is asked when, and of whom, is the dispatcher's decision.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,18 +23,26 @@ from streams.app import App
 from streams.breakers import BreakerPolicy, Guard
 from streams.breakers.feed import breakers_table, report_outcomes
 from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
-from streams.broker.port import Broker, LogRecord, Message
+from streams.broker.port import Broker, LogRecord, Message, Partition
+from streams.broker.table import Table
+from streams.errors import CodecError
 from streams.llm.dispatcher import Dispatcher
 from streams.llm.letting_go import LettingGo
+from streams.llm.limits import KeyLimits
+from streams.llm.live_limits import LiveLimits
 from streams.llm.pool import Pool
+from streams.llm.pool_reports import report_of, report_pools
 from streams.llm.pool_status import PoolStatus
 from streams.llm.providers import Provider, open_provider
 from streams.llm.settings import LlmSettings, PoolSettings, check_pools, load_keys
 from streams.llm.tokens import TokenFeed
 from streams.records import decode_as, encode, headers
+from streams.records.control import Limit, PoolReport
 from streams.records.ids import StepId, agent_of
 from streams.records.steps import LlmRequest, LlmResult
 from streams.records.topics import Catalogue
+
+log = logging.getLogger(__name__)
 
 NO_KEY = (SecretStr("none"),)
 MAX_PROBE_LEASE_S = 600.0
@@ -90,6 +99,9 @@ class LlmRole:
         self.dispatcher = Dispatcher(
             self._pools, max_result_bytes=catalogue.max_payload_bytes, clock=clock, now=now, rng=self._random
         )
+        self._reporter = reporter
+        keys = {name: len(pool.secrets) for name, pool in self._pools.items()}
+        self._limits = LiveLimits(settings.pools, keys, settings.tenant_budgets, self._configure)
         self._feed: TokenFeed | None = None
         lanes = catalogue.lanes.get("llm-requests", ())
         plan = QueuePlan(
@@ -115,8 +127,16 @@ class LlmRole:
             await stack.enter_async_context(
                 breakers_table(self._broker, self._catalogue, self.dispatcher.follow, random=self._random)
             )
+            limits = Table(self._broker, [Partition(self._catalogue.name("limits"), 0)], random=self._random)
+            limits.on_record(self._follow_limit)
+            await stack.enter_async_context(limits)
+            await limits.wait_loaded()  # limits that an operator lowered must hold from the first call on
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.queue.run(), name="llm queue")
+                tasks.create_task(
+                    report_pools(producer, self._catalogue, self._reports, every_s=self._settings.status_report_s),
+                    name="llm pools",
+                )
                 tasks.create_task(self._feed.run(), name="llm tokens")
                 tasks.create_task(
                     report_outcomes(
@@ -132,6 +152,21 @@ class LlmRole:
     def status(self) -> tuple[PoolStatus, ...]:
         """Return what each pool holds, sends, and has left."""
         return tuple(pool.status() for pool in self._pools.values())
+
+    def _configure(self, pool: str, key: int, limits: KeyLimits) -> None:
+        self._pools[pool].set_limits(limits, key)
+
+    def _follow_limit(self, record: LogRecord) -> None:
+        subject = (record.key or b"").decode("utf-8", "replace")
+        try:
+            self._limits.put(subject, decode_as(Limit, record.value) if record.value is not None else None)
+        except CodecError as error:
+            log.error("a change to the limits of %r is ignored: %s", subject, error)
+
+    def _reports(self, ttl_s: float) -> Iterator[PoolReport]:
+        now_ms = int(self._now() * 1000)
+        for status in self.status():
+            yield report_of(status, self._reporter, now_ms, ttl_s, self._limits.changes_to(status.name))
 
     @asynccontextmanager
     async def _open(self, partition: int) -> AsyncIterator[Session]:

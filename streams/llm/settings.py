@@ -91,6 +91,20 @@ class PoolSettings(BaseModel):
         return None if per_minute is None else Limit(per_minute, burst=max(1.0, per_minute * self.burst_s / 60))
 
 
+class TenantBudget(BaseModel):
+    """What a tenant may use in one window of the usage.
+
+    Attributes:
+        tokens: Input and output together.
+        cost: In the currency of the price table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int | None = Field(default=None, gt=0)
+    cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
 class LlmSettings(BaseModel):
     """Settings of the role `llm`.
 
@@ -98,7 +112,9 @@ class LlmSettings(BaseModel):
         pools: By name; a model is served by the pool of its name, unless it names another one.
         max_held: Requests of one partition that are held or sent; beyond it the partition is not read, and lag grows.
         tenant_weights: Share of a tenant against the others; 1 unless named here.
+        tenant_budgets: What a tenant may use in a window; `*` is for each one that is not named.
         breaker_report_s: Time between two digests of what the endpoints did, for the fleet's breakers.
+        status_report_s: Time between two reports of what each pool holds and has left, for `streams llm status`.
         tokens_flush_s: Time for which pieces of streamed answers are gathered into one record.
         drain_s: Time that calls under way have to end when a partition is given away; then they are sent again there.
     """
@@ -108,7 +124,9 @@ class LlmSettings(BaseModel):
     pools: dict[str, PoolSettings] = Field(default_factory=dict)
     max_held: int = Field(default=2_500, ge=1, le=1_000_000)
     tenant_weights: dict[str, Weight] = Field(default_factory=dict)
+    tenant_budgets: dict[str, TenantBudget] = Field(default_factory=dict)
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)
+    status_report_s: float = Field(default=1.0, gt=0, le=60)
     tokens_flush_s: float = Field(default=0.05, gt=0, le=10)
     drain_s: float = Field(default=5.0, ge=0, le=600)
 

@@ -31,6 +31,7 @@ MESSAGES: dict[str, tuple[type[Any], ...]] = {
     "backpressure": (control.BackpressureSignal,),
     "limits": (control.Limit,),
     "usage": (control.Usage,),
+    "pools": (control.PoolReport,),
     "dead-letters": (control.DeadLetter,),
 }
 """Records on each public topic."""

@@ -1,4 +1,4 @@
-"""What the fleet shares about itself: breakers, outcomes, backpressure, limits, usage, and what was set aside."""
+"""What the fleet shares about itself: breakers, outcomes, backpressure, limits, usage, pools, dead letters."""
 
 from __future__ import annotations
 
@@ -96,22 +96,44 @@ class BackpressureSignal:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A live change to the limits of a pool's key, or of a tenant. None leaves the configured value."""
+    """A live change to the limits of a pool or key, or to the budget of a tenant, with who made it and why.
+
+    None leaves the configured value. The latest record of a subject holds; a tombstone takes the change back.
+
+    Attributes:
+        subject: Name of a pool, of one of its keys as `pool/number`, or `tenant:` and the name of a tenant.
+        requests_per_minute: Of each key of the pool, as are all limits.
+        budget_tokens: What the tenant may use in a window of the usage, input and output together.
+        budget_cost: What the tenant may spend in it, in the currency of the price table.
+    """
 
     subject: str
-    key: str
     changed_by: str
     reason: str
     at_ms: int
     requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     input_tokens_per_minute: float | None = None
     output_tokens_per_minute: float | None = None
     concurrency: int | None = None
+    budget_tokens: int | None = None
+    budget_cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sums for one tenant and model since the start of the window."""
+    """What one tenant used of one model in one window, as far as one shard's results tell.
+
+    Summed over *shard* it is the tenant's usage. Of several records with the same key the one that goes further holds.
+
+    Attributes:
+        model: Name of the model as the provider knows it.
+        window_start_ms: Milliseconds since the epoch; windows are hours, days or months of UTC.
+        requests: Calls that were answered.
+        cost: In the currency of the price table.
+        shard: Partition of `llm-results` whose records are summed.
+        through: Offset there up to which they are; the sums are exact for what is before it.
+    """
 
     tenant: str
     model: str
@@ -120,6 +142,24 @@ class Usage:
     input_tokens: int
     output_tokens: int
     cost: float
+    shard: int = 0
+    through: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """What one dispatcher holds, sends and has left of a pool; written every moment, the latest of a reporter holds.
+
+    Attributes:
+        status: JSON object of the pool's status: keys with their buckets, requests held, oldest, expected wait.
+        ttl_s: Seconds after which the reporter is gone if nothing newer came.
+    """
+
+    pool: str
+    reporter: str
+    at_ms: int
+    ttl_s: float
+    status: bytes
 
 
 @dataclass(frozen=True, slots=True)

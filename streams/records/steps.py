@@ -129,6 +129,8 @@ class LlmResult:
         cause: With `failed`: `outage`, `deadline`, `too_large`, `unencodable`.
         held_s: Seconds that it waited for its turn.
         cost: In the currency of the price table.
+        served_by: Pool and model, `pool:model`.
+        tenant: As in the request; who is billed.
     """
 
     invocation: str
@@ -147,6 +149,7 @@ class LlmResult:
     elapsed_s: float = 0.0
     held_s: float = 0.0
     served_by: str = ""
+    tenant: str = ""
 
     @property
     def id(self) -> StepId:
@@ -156,7 +159,11 @@ class LlmResult:
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """A piece of a model's answer while it is written. Best effort: the result has the whole."""
+    """A piece of a model's answer while it is written. Best effort: the result has the whole.
+
+    Attributes:
+        index: Counts the pieces of one call from 0. A call that is repeated starts over at 0, and with it the text.
+    """
 
     invocation: str
     incarnation: int

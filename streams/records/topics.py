@@ -69,7 +69,8 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("outcomes", "dependency", "short", ("tools", "llm", "memory", "shards"), ("control",), "fleet"),
         TopicKind("backpressure", "lane", "compact", ("control",), ("clients", "control"), "single"),
         TopicKind("limits", "pool or tenant", "compact", ("operators",), ("llm",), "single"),
-        TopicKind("usage", "tenant and model", "compact", ("llm",), ("clients", "operators"), "single"),
+        TopicKind("usage", "window, shard, tenant and model", "compact", ("llm",), ("llm", "clients", "operators"), "single"),
+        TopicKind("pools", "pool and reporter", "short", ("llm",), ("clients", "operators"), "single"),
         TopicKind("dead-letters", "original key", "long", ("clients", "shards", "tools", "llm", "memory"), ("operators",), size="dead-letter"),
     )
 }  # fmt: skip
