@@ -6,21 +6,39 @@ Declaring only records; nothing connects or runs. What is declared wrongly raise
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
 from streams.agents.agent import Agent, Handler
 from streams.agents.budget import Budget
 from streams.agents.outcome import Failure
-from streams.agents.signature import Arguments, Place, explain, hints_of, place_of_caller, returned
+from streams.agents.react import MAX_TURNS, Conversation, React, request_model
+from streams.agents.react import Tools as ReactTools
+from streams.agents.signature import Arguments, CallArguments, Place, hints_of, place_of_caller, returned
 from streams.agents.state import StateShape
-from streams.errors import ConfigurationError, DuplicateName, MissingFallback, NotInThisVersion, UnknownName
+from streams.declarations import (
+    check_fallback,
+    check_name,
+    check_policy,
+    constant,
+    fallback_problem,
+    import_extra,
+    key_function,
+    parse_rate,
+    request_type,
+)
+from streams.errors import ConfigurationError, DuplicateName, MissingFallback, ToolRefused, UnknownName
 from streams.llm.model import Model
-from streams.records.ids import check_part
 from streams.records.steps import Effect
+from streams.tools.connections import Connection
 from streams.tools.tool import Tool, ToolPolicy
+
+if TYPE_CHECKING:
+    from streams.tools.mcp_tools import McpTools
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +94,8 @@ class App:
         self.agents: dict[str, dict[str, Agent[Any, Any]]] = {}
         self.tools: dict[str, Tool[..., Any]] = {}
         self.models: dict[str, Model] = {}
+        self.mcp_servers: dict[str, McpTools] = {}
+        self.connections: list[Connection] = []
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
@@ -150,35 +170,237 @@ class App:
 
         def declare(function: Callable[..., Any]) -> Tool[..., Any]:
             called = name or function.__name__
-            self._claim("tool", called, self.tools, place)
-            if (fallback is _MISSING) == (fallback_fn is None):
-                raise MissingFallback(_fallback_problem(f"tool {called!r}", place, both=fallback_fn is not None))
-            policy = ToolPolicy(timeout, effect, max_wait, attempts, concurrency, _rate(rate, called, place), lane)
-            _check_policy(policy, called, place)
+            policy = ToolPolicy(timeout, effect, max_wait, attempts, concurrency, parse_rate(rate, called, place), lane)
             returns = returned(hints_of(function, place))
-            if fallback_fn is None:
-                _check_fallback(returns, fallback, called, place)
-            tool: Tool[..., Any] = Tool(
-                function,
-                name=called,
-                policy=policy,
-                arguments=Arguments(function, place),
-                returns=returns,
-                fallback=fallback_fn or _constant(fallback),
-                raises=tuple(raises),
+            return self._add_tool(
+                function, called, policy, Arguments(function, place), returns, (fallback, fallback_fn), place, raises
             )
-            self.tools[called] = tool
-            return tool
 
         return declare
 
-    def mcp(self, *_: Any, **__: Any) -> Any:
-        """Declare the tools of an MCP server."""
-        raise NotInThisVersion("app.mcp() is not in this version; declare an @app.tool that calls the MCP client")
+    def _add_tool(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        policy: ToolPolicy,
+        arguments: CallArguments,
+        returns: TypeAdapter[Any],
+        fallbacks: tuple[Any, Callable[..., Any] | None],
+        place: Place,
+        raises: Sequence[type[BaseException]],
+    ) -> Tool[..., Any]:
+        fallback, fallback_fn = fallbacks
+        self._claim("tool", name, self.tools, place)
+        if (fallback is _MISSING) == (fallback_fn is None):
+            raise MissingFallback(fallback_problem(f"tool {name!r}", place, both=fallback_fn is not None))
+        check_policy(policy, name, place)
+        if fallback_fn is None:
+            check_fallback(returns, fallback, name, place)
+        tool: Tool[..., Any] = Tool(
+            function,
+            name=name,
+            policy=policy,
+            arguments=arguments,
+            returns=returns,
+            fallback=fallback_fn or constant(fallback),
+            raises=tuple(raises),
+        )
+        self.tools[name] = tool
+        return tool
 
-    def http_tool(self, *_: Any, **__: Any) -> Any:
-        """Declare a tool that is an HTTP operation."""
-        raise NotInThisVersion("app.http_tool() is not in this version; declare an @app.tool that makes the request")
+    @overload
+    def http_tool(
+        self,
+        name: str,
+        *,
+        timeout: float,
+        effect: Effect,
+        fallback: F,
+        returns: type[R],
+        url: str = "",
+        method: str = "GET",
+        parameters: Mapping[str, Any] | None = None,
+        openapi: Mapping[str, Any] | str | Path | None = None,
+        operation: str = "",
+        base_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_header: str = "Idempotency-Key",
+        description: str = "",
+        rate: str | None = None,
+        concurrency: int = 32,
+        attempts: int = 3,
+        max_wait: float = 60.0,
+        lane: str = "",
+    ) -> Tool[..., R | F]: ...
+    @overload
+    def http_tool(
+        self,
+        name: str,
+        *,
+        timeout: float,
+        effect: Effect,
+        fallback_fn: Callable[..., F],
+        returns: type[R],
+        url: str = "",
+        method: str = "GET",
+        parameters: Mapping[str, Any] | None = None,
+        openapi: Mapping[str, Any] | str | Path | None = None,
+        operation: str = "",
+        base_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_header: str = "Idempotency-Key",
+        description: str = "",
+        rate: str | None = None,
+        concurrency: int = 32,
+        attempts: int = 3,
+        max_wait: float = 60.0,
+        lane: str = "",
+    ) -> Tool[..., R | F]: ...
+    def http_tool(
+        self,
+        name: str,
+        *,
+        timeout: float,
+        effect: Effect,
+        returns: Any,
+        fallback: Any = _MISSING,
+        fallback_fn: Callable[..., Any] | None = None,
+        url: str = "",
+        method: str = "GET",
+        parameters: Mapping[str, Any] | None = None,
+        openapi: Mapping[str, Any] | str | Path | None = None,
+        operation: str = "",
+        base_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_header: str = "Idempotency-Key",
+        description: str = "",
+        rate: str | None = None,
+        concurrency: int = 32,
+        attempts: int = 3,
+        max_wait: float = 60.0,
+        lane: str = "",
+    ) -> Any:
+        """Declare a tool that is an HTTP operation: of a URL template, or of an OpenAPI document.
+
+        4xx crosses to the agent as `ToolRefused`, 429 is a pause and no failure, 5xx is retried as `effect` allows.
+        Needs the extra `http`.
+
+        Args:
+            returns: Type of the response's JSON; `str` for its text, `dict` for any object.
+            url: Absolute, with `{name}` for arguments in its path.
+            parameters: Name to type, or to (type, default), of the other arguments: they go to the query, for POST, PUT
+                and PATCH into a JSON body.
+            openapi: Instead of *url*: an OpenAPI 3 document, or the path of one (JSON or YAML).
+            operation: Its `operationId`.
+            base_url: Instead of the document's first server.
+            headers: Sent with every request; `${NAME}` stands for the environment's variable NAME.
+            idempotency_header: Carries the step's key where *effect* is `idempotent`; empty for none.
+            description: What models are told; by default the document's.
+
+        Raises:
+            ConfigurationError: Neither or both of *url* and *openapi*, or something in them that cannot be sent.
+            MissingFallback: Neither or both kinds of fallback are given.
+
+        Example:
+            >>> app = App("shop")
+            >>> rate = app.http_tool(
+            ...     "rate", url="https://rates.example/v1/{currency}", parameters={"day": (str, "today")},
+            ...     returns=dict, timeout=5, effect="read", fallback=None,
+            ... )
+        """
+        http = import_extra("http", "streams.tools.http_tool")
+        place = place_of_caller()
+        if bool(url) == (openapi is not None):
+            raise ConfigurationError(f"{place}: tool {name!r} needs a url= or an openapi=, and not both")
+        try:
+            if openapi is None:
+                made, arguments = http.by_template(name, url, method, parameters or {}, headers or {})
+            else:
+                made, arguments, told = http.by_document(name, openapi, operation, base_url, headers or {})
+                description = description or told
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from None
+        if effect == "idempotent":
+            made = http.idempotent(made, idempotency_header)
+        tool = http.HttpTool(
+            made, arguments, description, text=returns is str, timeout_s=timeout, connections=concurrency
+        )
+        policy = ToolPolicy(timeout, effect, max_wait, attempts, concurrency, parse_rate(rate, name, place), lane)
+        declared = self._add_tool(
+            tool.function(name), name, policy, arguments, TypeAdapter(returns), (fallback, fallback_fn), place,
+            (ToolRefused,),
+        )  # fmt: skip
+        self.connections.append(tool)
+        return declared
+
+    def mcp(
+        self,
+        name: str,
+        *,
+        timeout: float,
+        effect: Effect,
+        command: Sequence[str] = (),
+        url: str = "",
+        environment: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        manifest: str | Path | None = None,
+        only: Sequence[str] | None = None,
+        effects: Mapping[str, Effect] | None = None,
+        fallback: Any = _MISSING,
+        fallback_fn: Callable[..., Any] | None = None,
+        fallbacks: Mapping[str, Any] | None = None,
+        rate: str | None = None,
+        concurrency: int = 32,
+        attempts: int = 3,
+        max_wait: float = 60.0,
+        lane: str = "",
+    ) -> McpTools:
+        """Declare the tools of an MCP server; each is a tool of its own, `<name>_<tool>`, with breaker and fallback.
+
+        They are those of the manifest, a file that `streams mcp discover` writes and you keep with your code: handlers
+        that are run again must see the tools that they saw before, and nothing here waits for the server. Needs the
+        extra `mcp`.
+
+        Args:
+            command: Starts a server that speaks on its standard input and output.
+            url: Or the address of one that speaks streamable HTTP.
+            environment: For *command*; `${NAME}` stands for a variable of the worker's environment.
+            headers: For *url*; likewise.
+            manifest: By default `<name>.mcp.json` beside the module that declares it.
+            only: Which of the server's tools; all by default.
+            effect: Of all its tools but those that *effects* names.
+            fallback: What callers get instead when one fails; *fallbacks* has those of single tools.
+            fallback_fn: Or a function of the failure and the arguments that makes it.
+
+        Raises:
+            MissingFallback: A tool has none.
+            ConfigurationError: Neither or both of *command* and *url*, or a manifest that cannot be read.
+        """
+        mcp_server, mcp_tools = (import_extra("mcp", f"streams.tools.{part}") for part in ("mcp_server", "mcp_tools"))
+        from streams.tools.schema_arguments import SchemaArguments
+
+        place = place_of_caller()
+        check_name("MCP server", name, place)
+        if name in self.mcp_servers:
+            raise DuplicateName(f"{place}: app {self.name!r} has an MCP server {name!r} already; give another name")
+        connection = mcp_server.McpConnection(name, command=command, url=url, environment=environment, headers=headers)
+        own, of_effect = fallbacks or {}, effects or {}
+        bound = parse_rate(rate, name, place)
+
+        def declare(found: Any) -> Tool[..., Any]:
+            called = f"{name}_{found.name}"
+            kind = of_effect.get(found.name, effect)
+            policy = ToolPolicy(timeout, kind, max_wait, attempts, concurrency, bound, lane)
+            given = (own[found.name], None) if found.name in own else (fallback, fallback_fn)
+            arguments = SchemaArguments(called, found.arguments)
+            function = connection.function(found, called)
+            return self._add_tool(function, called, policy, arguments, TypeAdapter(Any), given, place, (ToolRefused,))
+
+        path = Path(place.file).parent / (manifest or f"{name}.mcp.json")
+        tools: McpTools = mcp_tools.McpTools(connection, path, declare, only)
+        self.mcp_servers[name] = tools
+        self.connections.append(connection)
+        return tools
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -209,13 +431,13 @@ class App:
         place = place_of_caller()
         self._claim("model", name, self.models, place)
         if (fallback is _MISSING) == (fallback_fn is None):
-            raise MissingFallback(_fallback_problem(f"model {name!r}", place, both=fallback_fn is not None))
+            raise MissingFallback(fallback_problem(f"model {name!r}", place, both=fallback_fn is not None))
         if max_output_tokens < 1:
             raise ConfigurationError(f"{place}: max_output_tokens {max_output_tokens} of model {name!r} is below 1")
         model = Model(
             name,
             pool=pool or name,
-            fallback=fallback_fn or _constant(fallback),
+            fallback=fallback_fn or constant(fallback),
             max_output_tokens=max_output_tokens,
             max_wait_s=max_wait,
         )
@@ -253,33 +475,94 @@ class App:
 
         def declare(handler: Handler[Any, Any]) -> Agent[Any, Any]:
             called = name or handler.__name__
-            _check_name("agent", called, place)
-            versions = self.agents.setdefault(called, {})
-            if version in versions:
-                raise DuplicateName(f"{place}: agent {called!r} has a version {version!r} already; give another one")
-            request = _request_type(handler, called, place)
-            versions[version] = Agent(
-                name=called,
-                handler=handler,
-                key=_key(key, request, called, place),
+            request = request_type(handler, called, place)
+            return self._add_agent(
+                called,
+                handler,
+                version,
+                place,
+                key=key_function(key, request, called, place),
                 input=TypeAdapter(request),
                 output=returned(hints_of(handler, place)),
                 state=StateShape(state) if state else None,
                 budget=budget or Budget(),
-                version=version,
                 concurrent=concurrent,
                 description=inspect.getdoc(handler) or "",
             )
-            return versions[version]
 
         return declare
 
-    def react(self, name: str, **_: Any) -> Any:
-        """Declare a ready-made ReAct agent."""
-        raise NotInThisVersion(
-            f"app.react({name!r}) is not in this version; declare an @app.agent that loops over model.chat(tools=...) "
-            "and reply.run_tools()"
+    def react(
+        self,
+        name: str,
+        *,
+        key: str | Callable[[Any], str],
+        instructions: str,
+        model: Model,
+        tools: ReactTools = (),
+        input: type[BaseModel] | None = None,
+        prompt: Callable[[Any], str] | None = None,
+        output: Any = str,
+        max_turns: int = MAX_TURNS,
+        remember: int = 0,
+        budget: Budget | None = None,
+        version: str = "1",
+    ) -> Agent[Any, Any]:
+        """Declare a ready-made agent: it asks the model, calls the tools that the model wants side by side, asks again.
+
+        Errors and fallbacks of tools are told to the model. A change of instructions or tools is a change of the
+        handler: give it another version, so that invocations in flight end with what they began with.
+
+        Args:
+            key: The field of the input, or a function of it, that says which instance it is for.
+            instructions: The system message.
+            tools: Tools, or those of an MCP server, or both.
+            input: Its input; by default a model with *key* and `message`, both text.
+            prompt: Text of an input; by default its field `message`.
+            output: What it returns: `str`, or a type that the model is asked for as structured output.
+            max_turns: Most model calls of an invocation; in the last one the model is told to answer.
+            remember: Messages of earlier invocations of the instance that are sent along.
+
+        Raises:
+            ConfigurationError: *max_turns* below 1, *remember* below 0, no field `message` and no *prompt*.
+
+        Example:
+            >>> app = App("shop")
+            >>> fast = app.model("fast", fallback="A colleague will get back to you.")
+            >>> support = app.react("support", key="customer", instructions="Help with orders.", model=fast)
+        """
+        place = place_of_caller()
+        if max_turns < 1 or remember < 0:
+            wrong, least = (f"max_turns {max_turns}", 1) if max_turns < 1 else (f"remember {remember}", 0)
+            raise ConfigurationError(f"{place}: {wrong} of agent {name!r} is below {least}")
+        if input is None and callable(key):
+            raise ConfigurationError(f"{place}: agent {name!r} has a function for its key; say with input= of what")
+        request = input or request_model(name, str(key))
+        if prompt is None and "message" not in request.model_fields:
+            raise ConfigurationError(
+                f"{place}: input {request.__name__} of agent {name!r} has no field 'message'; give prompt="
+            )
+        spec = React(instructions, model, tools, prompt or attrgetter("message"), output, max_turns, remember)
+        return self._add_agent(
+            name,
+            spec.handler(name),
+            version,
+            place,
+            key=key_function(key, request, name, place),
+            input=TypeAdapter(request),
+            output=TypeAdapter(output),
+            state=StateShape(Conversation) if remember else None,
+            budget=budget or Budget(),
+            description=instructions,
         )
+
+    def _add_agent(self, name: str, handler: Any, version: str, place: Place, **declared: Any) -> Agent[Any, Any]:
+        check_name("agent", name, place)
+        versions = self.agents.setdefault(name, {})
+        if version in versions:
+            raise DuplicateName(f"{place}: agent {name!r} has a version {version!r} already; give another one")
+        versions[version] = Agent(name=name, handler=handler, version=version, **declared)
+        return versions[version]
 
     def latest(self, name: str) -> Agent[Any, Any]:
         """Return the version of an agent that new invocations start with.
@@ -292,99 +575,21 @@ class App:
             raise UnknownName(f"app {self.name!r} has no agent {name!r}; it has {', '.join(self.agents) or 'none'}")
         return next(reversed(versions.values()))
 
+    def check_tools_known(self) -> None:
+        """Make sure that the tools of every MCP server are pinned.
+
+        Raises:
+            ConfigurationError: A manifest is missing; says how to make it.
+        """
+        for tools in self.mcp_servers.values():
+            len(tools)
+
     def lanes(self) -> dict[str, tuple[str, ...]]:
         """Return the lanes that the declarations ask for, by kind of topic."""
         tools = tuple(sorted({tool.policy.lane for tool in self.tools.values() if tool.policy.lane}))
         return {"tool-calls": tools} if tools else {}
 
     def _claim(self, what: str, name: str, taken: dict[str, Any], place: Place) -> None:
-        _check_name(what, name, place)
+        check_name(what, name, place)
         if name in taken:
             raise DuplicateName(f"{place}: app {self.name!r} has a {what} {name!r} already; give it another name=")
-
-
-def _check_name(what: str, name: str, place: Place) -> None:
-    try:
-        check_part(f"{what} name", name)
-    except Exception as error:
-        raise ConfigurationError(f"{place}: {error}") from None
-
-
-def _fallback_problem(what: str, place: Place, *, both: bool) -> str:
-    if both:
-        return f"{place}: {what} declares fallback= and fallback_fn=; keep one"
-    return (
-        f"{place}: {what} declares no fallback; say what callers get when it fails: "
-        "fallback=<value> (None is a value) or fallback_fn=<function of the failure>"
-    )
-
-
-def _constant(value: Any) -> Callable[..., Any]:
-    return lambda *_, **__: value
-
-
-def _check_fallback(returns: TypeAdapter[Any], fallback: Any, name: str, place: Place) -> None:
-    if fallback is None:
-        return
-    try:
-        returns.validate_python(fallback)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"{place}: fallback of tool {name!r} is not what the tool returns: {explain(error)}"
-        ) from None
-
-
-def _check_policy(policy: ToolPolicy, name: str, place: Place) -> None:
-    if policy.effect not in ("read", "idempotent", "at-most-once"):
-        raise ConfigurationError(
-            f"{place}: effect {policy.effect!r} of tool {name!r} is not one of 'read', 'idempotent', 'at-most-once'"
-        )
-    for what, value, least in (
-        ("timeout", policy.timeout_s, 0.001),
-        ("concurrency", policy.concurrency, 1),
-        ("attempts", policy.attempts, 1),
-        ("max_wait", policy.max_wait_s, 0),
-    ):
-        if value < least:
-            raise ConfigurationError(f"{place}: {what} {value} of tool {name!r} is below {least}")
-
-
-def _rate(text: str | None, name: str, place: Place) -> float | None:
-    if text is None:
-        return None
-    amount, _, unit = text.partition("/")
-    seconds = {"s": 1.0, "min": 60.0, "h": 3600.0}.get(unit.strip())
-    try:
-        rate = float(amount) / (seconds or 0.0)
-    except (ValueError, ZeroDivisionError):
-        rate = 0.0
-    if rate <= 0:
-        raise ConfigurationError(f"{place}: rate {text!r} of tool {name!r} is not like '50/s', '600/min' or '10/h'")
-    return rate
-
-
-def _request_type(handler: Callable[..., Any], name: str, place: Place) -> Any:
-    if not inspect.iscoroutinefunction(handler):
-        raise ConfigurationError(f"{place}: agent {name!r} is not an async function; declare it with `async def`")
-    parameters = list(inspect.signature(handler).parameters.values())
-    if len(parameters) != 2:
-        raise ConfigurationError(
-            f"{place}: agent {name!r} takes {len(parameters)} parameters; a handler takes a Context and its input"
-        )
-    hints = hints_of(handler, place)
-    if parameters[1].name not in hints:
-        raise ConfigurationError(f"{place}: input {parameters[1].name!r} of agent {name!r} has no type; annotate it")
-    return hints[parameters[1].name]
-
-
-def _key(key: str | Callable[[Any], str], request: Any, name: str, place: Place) -> Callable[[Any], str]:
-    if callable(key):
-        return key
-    fields = getattr(request, "model_fields", None)
-    if fields is not None and key not in fields:
-        raise ConfigurationError(
-            f"{place}: key {key!r} of agent {name!r} is not a field of {request.__name__}; it has {', '.join(fields)}"
-        )
-    if isinstance(request, type) and issubclass(request, dict):
-        return lambda value: value[key]
-    return lambda value: getattr(value, key)

@@ -38,6 +38,7 @@ StreamsError
     ├── BudgetExceeded                 the next call would pass the budget
     ├── SignalTimeout                  a signal that did not come in time
     ├── ModelRefused                   a model provider that refused the request (400), with its words
+    ├── ToolRefused                    an HTTP or MCP tool that answered with an error of the caller's, with its words
     └── VersionConflict                a write whose expected version is not the current one
 """
 
@@ -257,6 +258,22 @@ class SignalTimeout(HandlerError, TimeoutError):
 
 class ModelRefused(HandlerError):
     """The model provider refused the request (400); the message has its words."""
+
+
+class ToolRefused(HandlerError):
+    """The service behind an HTTP or MCP tool answered, and what it said is an error: nothing to retry or to trip over.
+
+    Attributes:
+        status: The HTTP status; 0 where there is none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class VersionConflict(HandlerError):

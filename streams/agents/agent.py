@@ -132,8 +132,9 @@ class Agent(Generic[I, O]):
                 f"agent {self.name!r} was called outside of a handler; submit it with Client.submit, "
                 f"or test it with streams.testing"
             )
-        name = agent_id(self.name, self.key_of(request))
-        return await run.request(kind, name, self.encode_input(request), ChildSpec(self))
+        data = self.encode_input(request)
+        name = agent_id(self.name, self.key_of(self.parse(data)))
+        return await run.request(kind, name, data, ChildSpec(self))
 
 
 @dataclass(frozen=True, slots=True)

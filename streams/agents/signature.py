@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+import docstring_parser
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from streams.errors import ConfigurationError, InvalidInput
 
@@ -51,8 +52,35 @@ def hints_of(function: Callable[..., Any], place: Place) -> dict[str, Any]:
         ) from error
 
 
+class CallArguments(Protocol):
+    """The arguments of a tool's calls as one JSON object, whatever they are declared by."""
+
+    names: tuple[str, ...]
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the JSON object of a call's arguments.
+
+        Raises:
+            InvalidInput: They do not fit; names the parameter.
+            TypeError: Too many positional arguments, or one given twice, as in a plain call.
+        """
+        ...
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Return keyword arguments from their JSON object.
+
+        Raises:
+            InvalidInput: They do not fit; names the parameter.
+        """
+        ...
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the arguments, as model providers take it."""
+        ...
+
+
 class Arguments:
-    """The parameters of a function as one JSON object.
+    """The parameters of a function as one JSON object; its docstring describes them in the schema.
 
     Raises:
         ConfigurationError: The function takes `*args`, `**kwargs` or positional-only parameters.
@@ -60,6 +88,7 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any], place: Place) -> None:
         hints = hints_of(function, place)
+        told = described(function)
         fields: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -67,12 +96,24 @@ class Arguments:
                     f"{place}: parameter {parameter} of {function.__name__} has no name of its own; "
                     "arguments travel as a JSON object, so name each one"
                 )
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
+            hint = hints.get(name, Any)
+            if name in told and not _has_description(hint):
+                hint = Annotated[hint, Field(description=told[name])]
+            fields[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+        self._define(function.__name__, fields)
+
+    @classmethod
+    def of_fields(cls, function: str, fields: Mapping[str, Any]) -> Self:
+        """Return arguments that no function declares: *fields* as pydantic's `create_model` takes them."""
+        made = cls.__new__(cls)
+        made._define(function, fields)
+        return made
+
+    def _define(self, function: str, fields: Mapping[str, Any]) -> None:
         self.names = tuple(fields)
-        self._function = function.__name__
+        self._function = function
         self.model: type[BaseModel] = create_model(
-            f"{function.__name__}_arguments",
+            f"{function}_arguments",
             __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=()),
             **fields,
         )
@@ -84,13 +125,7 @@ class Arguments:
             InvalidInput: They do not fit the signature; names the parameter.
             TypeError: Too many positional arguments, or one given twice, as in a plain call.
         """
-        values = dict(kwargs)
-        if len(args) > len(self.names):
-            raise TypeError(f"{self._function}() takes {len(self.names)} arguments, {len(args)} were given")
-        for name, value in zip(self.names, args, strict=False):
-            if name in values:
-                raise TypeError(f"{self._function}() got multiple values for argument {name!r}")
-            values[name] = value
+        values = by_name(self._function, self.names, args, kwargs)
         try:
             model = self.model(**values)
         except ValidationError as error:
@@ -114,6 +149,40 @@ class Arguments:
         schema = self.model.model_json_schema()
         schema.pop("title", None)
         return schema
+
+
+def by_name(function: str, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by their names.
+
+    Raises:
+        TypeError: Too many positional ones, or one given twice, as in a plain call.
+    """
+    values = dict(kwargs)
+    if len(args) > len(names):
+        raise TypeError(f"{function}() takes {len(names)} arguments, {len(args)} were given")
+    for name, value in zip(names, args, strict=False):
+        if name in values:
+            raise TypeError(f"{function}() got multiple values for argument {name!r}")
+        values[name] = value
+    return values
+
+
+def described(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what a function's docstring says of its parameters: Google's, NumPy's, Epydoc's or reST's way."""
+    text = inspect.getdoc(function)
+    if not text:
+        return {}
+    return {p.arg_name: " ".join(p.description.split()) for p in docstring_parser.parse(text).params if p.description}
+
+
+def purpose(function: Callable[..., Any]) -> str:
+    """Return what a function's docstring says of the function itself, without its sections."""
+    text = inspect.getdoc(function)
+    return (docstring_parser.parse(text).description or "").strip() if text else ""
+
+
+def _has_description(hint: Any) -> bool:
+    return any(getattr(extra, "description", None) for extra in getattr(hint, "__metadata__", ()))
 
 
 def returned(hints: Mapping[str, Any]) -> TypeAdapter[Any]:

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import dead_letters, demo, inspection, llm, orders, results, run, servers, settings, submit, topics
+from streams.cli import (
+    dead_letters,
+    demo,
+    inspection,
+    llm,
+    mcp,
+    orders,
+    results,
+    run,
+    servers,
+    settings,
+    submit,
+    topics,
+)
 from streams.cli.failures import Commands
 
 HELP = "\n\n".join(
@@ -37,7 +50,7 @@ COMMANDS = {
     "Run agents": (demo, run),
     "Ask them": (submit, results, inspection),
     "Operate": (orders, llm, dead_letters),
-    "Set up": (topics, settings),
+    "Set up": (topics, mcp, settings),
 }
 """Modules with a `register(app)`, by the heading under which their commands stand."""
 

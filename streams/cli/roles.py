@@ -21,7 +21,6 @@ from streams.broker.connect import open_broker
 from streams.broker.port import Broker
 from streams.broker.topics import ensure_partitions
 from streams.errors import StreamsError
-from streams.observe.log_check import LogCheck
 from streams.observe.logs import configure_logs
 from streams.observe.server import serve_probes
 from streams.records.topics import Catalogue
@@ -119,6 +118,7 @@ async def run_roles(
     Raises:
         StreamsError: A role could not start, or gave up; the first one's error.
     """
+    app.check_tools_known()
     collect_rarely()
     async with AsyncExitStack() as stack:
         broker = open_broker(settings.kafka_for_payloads())
@@ -129,9 +129,7 @@ async def run_roles(
         made: dict[str, Runs] = {
             role: make_role(role, app, broker, catalogue, settings) for role in ROLES if role in roles
         }
-        await stack.enter_async_context(
-            serve_probes(settings.observe, made, LogCheck.of(broker, catalogue.name("owners")))
-        )
+        await stack.enter_async_context(serve_probes(settings.observe, made))
         if ready is not None:
             ready()
         try:
@@ -154,11 +152,9 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
     instance_id = settings.instance_id
     match role:
         case "shards":
-            from streams.llm.prices import prices_for
             from streams.shards.role import ShardRole
 
-            prices = prices_for(app, settings.llm)
-            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id, prices=prices)
+            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id)
         case "tools":
             from streams.tools.role import ToolRole
 

@@ -18,6 +18,7 @@ from streams.errors import ConfigurationError
 from streams.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from streams.app import App
     from streams.cli.roles import Role
 
 console = Console(stderr=True)
@@ -82,6 +83,7 @@ def dev(
     pin_hash_seed()
     roles = chosen_roles(role)
     app = load_app(module_app)
+    _find_tools(app)
     options = ServerOptions(folder=folder, fresh=fresh, fsync=fsync)
     given = given_addresses()
     with servers(options, bootstrap_servers=given[0], dsn=given[1], report=console.print) as running:
@@ -94,6 +96,16 @@ def dev(
             console.print(f"  export STREAMS_KAFKA__BOOTSTRAP_SERVERS={running.addresses.bootstrap_servers}")
             console.print(f"  streams submit AGENT --app {module_app} --input '{{...}}'    streams results --follow")
             run_until_signal(app, settings, roles)
+
+
+def _find_tools(app: App) -> None:
+    """Ask the MCP servers whose tools are not pinned yet: who tries something out should not need another command."""
+    if missing := [tools for tools in app.mcp_servers.values() if not tools.loaded]:
+        from streams.cli.mcp import write_manifests
+
+        asyncio.run(write_manifests(missing))
+        for tools in missing:
+            tools.load()
 
 
 def _demo_world(module_app: str) -> AbstractContextManager[object]:

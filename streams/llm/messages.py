@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -108,16 +109,20 @@ class Reply(Generic[T]):
         return Message(role="assistant", content=self.text, tool_calls=self.tool_calls)
 
     async def run_tools(self) -> list[Message]:
-        """Call the tools that the model asked for, one after the other, and return the messages that tell it.
+        """Call the tools that the model asked for, side by side, and return the messages that tell it, in its order.
 
         Errors and fallbacks are told to the model; nothing is raised for them.
 
         Raises:
             InvalidInput: The model asked for a tool that it was not given.
         """
-        answers = []
-        for request in self.tool_calls:
-            if self._run_tool is None:
-                raise InvalidInput(f"the model asked for tool {request.name!r} but was given none")
-            answers.append(Message(role="tool", tool_call_id=request.id, content=await self._run_tool(request)))
-        return answers
+        run_tool = self._run_tool
+        if run_tool is None:
+            if not self.tool_calls:
+                return []
+            raise InvalidInput(f"the model asked for tool {self.tool_calls[0].name!r} but was given none")
+        answers = await asyncio.gather(*(run_tool(request) for request in self.tool_calls))
+        return [
+            Message(role="tool", tool_call_id=request.id, content=answer)
+            for request, answer in zip(self.tool_calls, answers, strict=True)
+        ]

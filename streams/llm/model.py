@@ -190,7 +190,8 @@ class ChatSpec(Generic[T]):
             return f"error: {type(error).__name__}: {error}"
         except tool.raises as error:
             return f"error: {type(error).__name__}: {error}"
-        return tool.returns.dump_json(outcome.value).decode() if outcome.value is not None else "null"
+        value = "null" if outcome.value is None else tool.returns.dump_json(outcome.value).decode()
+        return f'{{"the tool failed": "{outcome.cause}", "fallback": {value}}}' if outcome.degraded else value
 
     def fall_back(self, failure: Failure, payload: bytes) -> bytes:
         """Return the JSON of the reply that the declared fallback makes."""

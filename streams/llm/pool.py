@@ -23,7 +23,6 @@ from streams.llm.fair_queue import Held
 from streams.llm.key_buckets import KeyBuckets
 from streams.llm.limits import KeyLimits, Part
 from streams.llm.pool_status import PoolCounts, PoolStatus
-from streams.llm.prices import FREE, Price
 from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText, Provider
 from streams.llm.scheduler import Scheduler
@@ -69,7 +68,6 @@ class Pool:
     now: Clock
     weights: Mapping[str, float] = field(default_factory=dict)
     counts: PoolCounts = field(default_factory=PoolCounts)
-    price: Price = FREE
 
     _scheduler: Scheduler[Waiter] = field(init=False)
     _throttles: list[int] = field(init=False)
@@ -205,10 +203,7 @@ class Pool:
         """Return what is held, what runs, and what is left of each limit."""
         now, scheduler = self.clock(), self._scheduler
         oldest = scheduler.queue.oldest()
-        keys = tuple(
-            replace(key.status(now), out_for_s=scheduler.out_for_s(index, now))
-            for index, key in enumerate(scheduler.keys)
-        )
+        keys = tuple(key.status(now) for key in scheduler.keys)
         sample = [held.estimate for held in islice(scheduler.queue, HELD_SAMPLE)]
         return PoolStatus(
             self.name,

@@ -7,8 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -21,7 +20,6 @@ from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
 from streams.broker.retention import delete_consumed
 from streams.errors import StreamsError
-from streams.llm.prices import Price
 from streams.records import encode, headers
 from streams.records.invocations import Result
 from streams.records.json import result_to_json
@@ -51,12 +49,7 @@ class ShardRole:
     """Owns shards until cancelled.
 
     Args:
-        prices: What a model call may cost at most, by pool; for agents with a budget of money.
         die: Ends the process when a commit was fenced or is ambiguous.
-
-    Attributes:
-        measures: What all shards of the process measure together.
-        breakers: The fleet's breakers as the shards know them.
     """
 
     def __init__(
@@ -67,7 +60,6 @@ class ShardRole:
         settings: ShardSettings,
         *,
         instance_id: str | None = None,
-        prices: Mapping[str, Price] | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         die: Callable[[str], None] = end_process,
@@ -80,7 +72,6 @@ class ShardRole:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
-        self._prices = dict(prices or {})
         self._now = now
         self._die = die
         self._watch = watch
@@ -89,7 +80,7 @@ class ShardRole:
         )
         self._pace = CommitPace(settings.max_commits_per_s, settings.max_commits_per_s / 10, clock)
         self._watchdog = Watchdog(settings.blocked_warning_s, settings.blocked_exit_s)
-        self.breakers = BreakerView()
+        self._breakers = BreakerView()
         self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
 
     async def run(self) -> None:
@@ -97,7 +88,7 @@ class ShardRole:
         refuse_blocking_calls()
         try:
             async with (
-                breakers_table(self._broker, self._catalogue, self.breakers.apply),
+                breakers_table(self._broker, self._catalogue, self._breakers.apply),
                 self._broker.producer() as producer,
                 asyncio.TaskGroup() as group,
             ):
@@ -115,7 +106,7 @@ class ShardRole:
         await report_outcomes(
             producer,
             self._catalogue,
-            self.breakers.drain,
+            self._breakers.drain,
             every_s=DEMAND_INTERVAL_S,
             now_ms=lambda: int(self._now() * 1000),
         )
@@ -178,8 +169,8 @@ class ShardRole:
             self._app,
             partition=number,
             partition_of=lambda agent: partition_for(agent.encode(), count),
-            limits=replace(self._settings.limits(self._catalogue.max_payload_bytes), prices=self._prices),
-            admit=lambda dependency, now: self.breakers.admit(dependency, self._reporter, int(now * 1000)),
+            limits=self._settings.limits(self._catalogue.max_payload_bytes),
+            admit=lambda dependency, now: self._breakers.admit(dependency, self._reporter, int(now * 1000)),
             encode_result=partial(encode_result, as_json=self._settings.results_as == "json"),
             counters=Counters(measures=self.measures),
         )

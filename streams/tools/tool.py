@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from streams.agents.outcome import Failure, Outcome
 from streams.agents.run import current_run
-from streams.agents.signature import Arguments
+from streams.agents.signature import CallArguments, purpose
 from streams.errors import ConfigurationError, HandlerError, InvalidInput
 from streams.records.journal import Completion
 from streams.records.steps import Effect
@@ -63,7 +63,7 @@ class Tool(Generic[P, R]):
         *,
         name: str,
         policy: ToolPolicy,
-        arguments: Arguments,
+        arguments: CallArguments,
         returns: TypeAdapter[Any],
         fallback: Callable[..., Any],
         raises: tuple[type[BaseException], ...] = (),
@@ -75,7 +75,7 @@ class Tool(Generic[P, R]):
         self.arguments = arguments
         self.returns = returns
         self.raises = raises
-        self.description = description or inspect.getdoc(function) or ""
+        self.description = description or purpose(function)
         self.dependency = f"tool:{name}"
         self.lane = policy.lane
         self._fallback = fallback

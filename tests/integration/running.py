@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,9 @@ from streams import App, Client, Settings, load_settings
 from streams.broker.connect import open_broker
 from streams.broker.port import Broker
 from streams.broker.topics import create_namespace
+from streams.llm.providers import Provider
+from streams.llm.role import LlmRole
+from streams.llm.settings import LlmSettings, PoolSettings
 from streams.records.topics import Catalogue
 from streams.shards.role import ShardRole
 from streams.tools.role import ToolRole
@@ -33,9 +36,14 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    app: App, kafka: str, *, roles: Collection[str] = ("shards", "tools"), **overrides: Any
+    app: App,
+    kafka: str,
+    *,
+    roles: Collection[str] = ("shards", "tools"),
+    models: Mapping[str, Provider] | None = None,
+    **overrides: Any,
 ) -> AsyncIterator[Running]:
-    """Yield the app at work under a namespace of its own, which is deleted in the end."""
+    """Yield the app at work, with a dispatcher for *models*, under a namespace of its own; deleted in the end."""
     namespace = f"{app.name}-{uuid.uuid4().hex[:8]}"
     settings = load_settings(namespace=namespace, kafka={"bootstrap_servers": kafka}, **overrides)
     broker = open_broker(settings.kafka_for_payloads())
@@ -47,6 +55,9 @@ async def running(
         tasks = [
             asyncio.create_task(role.run()) for name, role in (("shards", shards), ("tools", tools)) if name in roles
         ]
+        if models:
+            pools = LlmSettings(pools={name: PoolSettings(model=name) for name in models})
+            tasks.append(asyncio.create_task(LlmRole(app, broker, catalogue, pools, providers=models).run()))
         try:
             if "shards" in roles:
                 await until(lambda: all_ready(shards, catalogue.partitions), "the shards are restored")

@@ -54,6 +54,8 @@ def count(customer: str) -> int:
 
 
 fast = app.model("fast", fallback="later")
+rate = app.http_tool("rate", url="http://rates.example/{day}", returns=float, timeout=5, effect="read", fallback=None)
+helper = app.react("helper", key="customer", instructions="Help.", model=fast, tools=[status, rate])
 
 
 @app.agent(key="customer", state=Customer)
@@ -63,6 +65,7 @@ async def dispute(ctx: Context[Customer], request: Dispute) -> Decision:
     assert_type(await refund(request.customer, cents=3), Receipt)
     assert_type(await count(request.customer), int)
     assert_type(await refund.outcome(request.customer, 3), Outcome[Receipt])
+    assert_type(await rate(day="monday"), float | None)
     assert_type(await fast.chat("hello"), Reply[str])
     assert_type((await fast.chat("hello", output=Decision)).output, Decision)
     assert_type(ctx.state, Customer)
