@@ -61,6 +61,17 @@ def agent_of(invocation: str) -> str:
     return invocation[: invocation.index("/", invocation.index("/") + 1)]
 
 
+def shared_id(name: str, key: str) -> str:
+    """Return `shared/name/key`, which is no agent ID: those have two parts.
+
+    Raises:
+        InvalidInput: A part is empty, is no text, is too long, or has characters that it cannot carry.
+    """
+    check_part("name of shared records", name)
+    check_part(f"key in shared records {name!r}", key, slash=True)
+    return f"shared/{name}/{key}"
+
+
 def child_key(parent: str, incarnation: int, step: int) -> str:
     """Return the idempotency key of a child invocation: a digest of the step that starts it."""
     identity = f"{parent}#{incarnation}.{step}".encode()
@@ -80,12 +91,14 @@ def input_digest(payload: bytes) -> bytes:
         return digest(payload)
 
 
-def check_part(what: str, text: str, *, slash: bool = False) -> None:
+def check_part(what: str, text: object, *, slash: bool = False) -> None:
     """Check one part of an ID.
 
     Raises:
-        InvalidInput: It is empty, longer than 256 characters, or has a character that IDs cannot carry.
+        InvalidInput: It is no text, empty, longer than 256 characters, or has a character that IDs cannot carry.
     """
+    if not isinstance(text, str):
+        raise InvalidInput(f"{what} is {text!r}, not text; convert it")
     if not text:
         raise InvalidInput(f"{what} is empty; give 1 to {MAX_PART_CHARS} characters")
     if len(text) > MAX_PART_CHARS:

@@ -153,3 +153,18 @@ class Cursor:
     restarts: int = 0
     suspects: dict[str, int] = field(default_factory=dict)
     paused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedWrites:
+    """Writes to shared records that a shard has applied lately: the same request changes nothing again.
+
+    Attributes:
+        number: Of this portion; the journal holds so many portions, and each new one replaces the oldest.
+        requests: Digests that name the requests.
+        answers: For each of them the encoded `Answer` that its client got; empty for an agent's.
+    """
+
+    number: int
+    requests: tuple[bytes, ...] = ()
+    answers: tuple[bytes, ...] = ()

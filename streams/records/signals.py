@@ -66,7 +66,9 @@ class StateRead:
     """A client's read of agent state.
 
     Attributes:
-        record: Name of the state field; empty reads all of them.
+        record: Name of the state field; empty reads all that are no logs.
+        before: Of a log: the position that the page ends before; -1 for its end.
+        size: Of a log: the most entries of the page.
     """
 
     agent_id: str
@@ -74,6 +76,8 @@ class StateRead:
     client: str
     request_id: str
     sent_at_ms: int
+    before: int = -1
+    size: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class StateWrite:
     """A client's write to agent state, applied only while *expected* is still the record's version.
 
     Attributes:
-        expected: Version vector (writer to count) that the client has seen.
+        expected: Version vector (writer to count) that the client has seen; empty for a record never written.
         writer: Name of the client or operator that the new version is counted for.
     """
 
@@ -97,11 +101,13 @@ class StateWrite:
 
 @dataclass(frozen=True, slots=True)
 class SharedRequest:
-    """A read, write or delete of a shared record, sent to the shard that owns its key.
+    """A read, write or delete of a shared record, sent to the shard that owns it.
 
     Attributes:
         operation: `read`, `write` or `delete`.
+        expected: Version that the record must have, empty for one never written; None for any: the last write wins.
         origin: Invocation ID that asks; empty for a client.
+        request_id: Of a client's request; the same one is applied once.
     """
 
     name: str
@@ -123,8 +129,12 @@ class SharedOutcome:
     """The answer to a `SharedRequest` of an agent.
 
     Attributes:
-        status: `ok`, `missing` or `conflict`.
-        writers: With `conflict`, who wrote since the expected version.
+        status: `ok`, `conflict` or `refused`.
+        value: The record's after the request, JSON; None where it does not exist.
+        version: Likewise.
+        writers: With `conflict`, who wrote since the expected version, the latest first.
+        others: With `conflict`, further writes of writers that the version does not name any more.
+        message: With `refused`, why.
     """
 
     origin: str
@@ -134,6 +144,11 @@ class SharedOutcome:
     value: bytes | None = None
     version: dict[str, int] = field(default_factory=dict)
     writers: tuple[str, ...] = ()
+    others: int = 0
+    name: str = ""
+    key: str = ""
+    operation: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

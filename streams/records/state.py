@@ -10,11 +10,11 @@ class StateDelta:
     """The new value of one record of an agent's state (a field of its model, an entry of a log, a shared record).
 
     Attributes:
-        owner: Agent ID, or the name of a group of shared records prefixed `shared/`.
-        record: Field name; `field#000000000042` for an entry of a log.
+        owner: Agent ID; `shared/name/key` for a shared record, which is so owned by the shard of that text.
+        record: Field name; `field#000000000042` for an entry of a log; `value` of a shared record.
         value: JSON; None with `deleted`.
         deleted: The record is gone. A tombstone (no value at all) only means "no longer kept in the log".
-        vector: Version vector: writer to count of its writes.
+        vector: Version vector: writer to count of its writes; see `streams.records.versions`.
         epoch: Ownership epoch of the shard; with `sequence` it orders all writes of a partition.
         sequence: Grows with every write of the partition.
     """
