@@ -7,11 +7,13 @@ from streams.agents.agent import Agent
 from streams.agents.budget import Budget
 from streams.agents.context import Context
 from streams.agents.outcome import Failure, Outcome
+from streams.agents.shared import SharedRecords, Versioned
 from streams.agents.state import Log
 from streams.app import App
 from streams.client.client import Client
 from streams.client.handle import Handle
 from streams.client.outcome import InvocationResult
+from streams.client.shared import AgentState, LogPage, RemoteRecords, RemoteState
 from streams.errors import (
     AgentDeadlock,
     Backpressure,
@@ -49,6 +51,7 @@ from streams.tools.tool import Tool
 __all__ = [
     "Agent",
     "AgentDeadlock",
+    "AgentState",
     "App",
     "Backpressure",
     "BrokerUnavailable",
@@ -68,6 +71,7 @@ __all__ = [
     "InvocationFailed",
     "InvocationResult",
     "Log",
+    "LogPage",
     "Message",
     "MissingFallback",
     "Model",
@@ -77,10 +81,13 @@ __all__ = [
     "NotInThisVersion",
     "Outcome",
     "PayloadTooLarge",
+    "RemoteRecords",
+    "RemoteState",
     "Reply",
     "ResultTimeout",
     "Settings",
     "SettingsError",
+    "SharedRecords",
     "SignalTimeout",
     "StreamsError",
     "Throttled",
@@ -91,6 +98,7 @@ __all__ = [
     "Unavailable",
     "UnknownInvocation",
     "VersionConflict",
+    "Versioned",
     "call_info",
     "load_settings",
 ]

@@ -44,6 +44,8 @@ StreamsError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class StreamsError(Exception):
     """Base of every exception that this package raises on purpose."""
@@ -277,7 +279,33 @@ class ToolRefused(HandlerError):
 
 
 class VersionConflict(HandlerError):
-    """A write expected another version than the current one."""
+    """A write expected another version than the current one, and changed nothing.
+
+    Attributes:
+        expected: Version vector that the writer had seen.
+        current: The record's.
+        writers: Who wrote in between, the latest first.
+        others: Writes of those that the version does not name any more.
+        relation: What the expected version is to the current one: `older`; or `newer` or `concurrent`, where it comes
+            from another history (a log restored from a backup, a version that was made up).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: Mapping[str, int] | None = None,
+        current: Mapping[str, int] | None = None,
+        writers: tuple[str, ...] = (),
+        others: int = 0,
+        relation: str = "older",
+    ) -> None:
+        super().__init__(message)
+        self.expected = dict(expected or {})
+        self.current = dict(current or {})
+        self.writers = writers
+        self.others = others
+        self.relation = relation
 
 
 def named(name: str) -> type[StreamsError]:

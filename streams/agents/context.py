@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
@@ -13,7 +12,8 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from streams.agents.run import Run
-from streams.errors import ConfigurationError, HandlerError, InvalidInput, NotInThisVersion, SignalTimeout
+from streams.agents.shared import SharedRecords
+from streams.errors import ConfigurationError, InvalidInput, SignalTimeout
 from streams.records.ids import check_part
 from streams.records.journal import Completion
 
@@ -65,6 +65,7 @@ class Context(Generic[S]):
     @property
     def rng(self) -> Random:
         """A generator seeded by the invocation's identity, for `choice`, `shuffle` and friends."""
+        self._run.check_free("ctx.rng")
         if self._random is None:
             self._random = Random(f"{self.invocation_id}#{self._run.incarnation}")
         return self._random
@@ -107,39 +108,18 @@ class Context(Generic[S]):
         except TimeoutError:
             raise SignalTimeout(f"signal {name!r} did not come within {timeout:g} s") from None
 
-    def shared(self, name: str) -> SharedRecords:
-        """Return the shared records of that name: written by any agent, checked against their version."""
+    @overload
+    def shared(self, name: str) -> SharedRecords[Any]: ...
+    @overload
+    def shared(self, name: str, kind: type[T]) -> SharedRecords[T]: ...
+    def shared(self, name: str, kind: Any = Any) -> SharedRecords[Any]:
+        """Return the shared records of that name: written by any agent or client, checked against their version.
+
+        Args:
+            kind: What every value must be.
+        """
         check_part("name of shared records", name)
-        return SharedRecords(name)
-
-
-class SharedRecords:
-    """Records between agents: versioned, optimistic, retried."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    async def read(self, key: str) -> Any:
-        """Return value and version of a record."""
-        raise self._later()
-
-    async def write(self, key: str, value: Any, *, expected: dict[str, int] | None = None) -> None:
-        """Write a record whose version is still *expected*."""
-        raise self._later()
-
-    async def update(self, key: str, function: Callable[[Any], Any]) -> Any:
-        """Read, apply *function*, write; again when somebody wrote in between."""
-        raise self._later()
-
-    async def delete(self, key: str) -> None:
-        """Delete a record."""
-        raise self._later()
-
-    def _later(self) -> NotInThisVersion:
-        return NotInThisVersion(
-            f"ctx.shared({self.name!r}) is not in this version; keep the record in the state of one agent "
-            "and let the others ask that agent"
-        )
+        return SharedRecords(self._run, name, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +135,3 @@ class SignalSpec:
             return self.adapter.validate_json(completion.value or b"null")
         except ValueError as error:
             raise InvalidInput(f"value of signal {self.name!r} does not fit: {error}") from None
-
-
-def raise_named(completion: Completion, known: dict[str, type[BaseException]]) -> BaseException:
-    """Return the exception that a completion names, as its class where that is *known*."""
-    kind = known.get(completion.error_type)
-    if kind is None:
-        return HandlerError(f"{completion.error_type}: {completion.error_message}")
-    return kind(completion.error_message)

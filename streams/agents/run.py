@@ -54,7 +54,7 @@ class Request:
     """A step that a handler asks for.
 
     Attributes:
-        kind: `tool`, `llm`, `child`, `start-child`, `signal`.
+        kind: `tool`, `llm`, `child`, `start-child`, `signal`, `shared`.
         payload: JSON of what is asked.
         made_at_s: The handler's clock when it asked.
     """
@@ -86,6 +86,7 @@ class Run:
         collect: Set by `main` once state is loaded; returns the records that the handler changed.
         asked: Rolling hash of the requests made so far.
         replaying: Completions from the journal are being applied; requests were sent by an earlier run.
+        updating: The function of an update of a shared record is being called.
     """
 
     __slots__ = (
@@ -107,6 +108,7 @@ class Run:
         "replaying",
         "steps",
         "task",
+        "updating",
     )
 
     def __init__(
@@ -130,6 +132,7 @@ class Run:
         self.output_tokens = 0
         self.cost = 0.0
         self.task: asyncio.Task[Any] | None = None
+        self.updating = False
 
     # -- used by steps, inside the handler ----------------------------------------------------------------------------
 
@@ -137,6 +140,7 @@ class Run:
         """Ask for a step; the future resolves when its completion is applied."""
         if self.closed:
             raise HandlerError(f"{self.invocation.id} has ended; it can take no more steps")
+        self.check_free(f"{kind} {name!r}")
         self.steps += 1
         self.asked = crc32(payload, crc32(f"{kind}:{name}".encode(), self.asked))
         future = self.loop.create_future()
@@ -153,6 +157,7 @@ class Run:
 
     def patched(self, patch: str) -> bool:
         """Tell whether code that was changed under *patch* runs in its new form; the first answer stands."""
+        self.check_free("ctx.patched")
         answer = self._answers.get(patch)
         if answer is None:
             answer = not self.replaying or patch in self.patches
@@ -160,6 +165,15 @@ class Run:
             if answer:
                 self.patches |= {patch}
         return answer
+
+    def check_free(self, what: str) -> None:
+        """Refuse what is asked of the run inside the function of an update, which is not called when it is run again.
+
+        Raises:
+            HandlerError: It is being called.
+        """
+        if self.updating:
+            raise HandlerError(f"{what} inside the function of an update; ask for it before, and pass the value in")
 
     # -- used by the engine -------------------------------------------------------------------------------------------
 

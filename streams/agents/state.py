@@ -116,6 +116,48 @@ class StateShape:
                 annotation: Any = field.annotation
                 self._fields[name] = TypeAdapter(annotation)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that are no logs."""
+        return tuple(self._fields)
+
+    def is_log(self, name: str) -> bool:
+        """Tell whether a field is a log."""
+        return name in self._logs
+
+    def entry_adapter(self, name: str) -> TypeAdapter[Any]:
+        """Return what the entries of a log are."""
+        return self._logs[name]
+
+    def check_field(self, name: str) -> str:
+        """Return *name* if it is a field that is no log.
+
+        Raises:
+            InvalidInput: It is none; names those that there are.
+        """
+        if name in self._logs:
+            raise InvalidInput(f"state field {self.model.__name__}.{name} is a Log; only its agent appends to it")
+        if name not in self._fields:
+            there = ", ".join((*self._fields, *self._logs))
+            raise InvalidInput(f"{self.model.__name__} has no state field {name!r}; it has {there}")
+        return name
+
+    def check_value(self, name: str, data: bytes) -> bytes:
+        """Return the JSON of a value for a field, as it is stored.
+
+        Raises:
+            InvalidInput: There is no such field, or the value does not fit it.
+        """
+        adapter = self._fields[self.check_field(name)]
+        try:
+            return adapter.dump_json(adapter.validate_json(data))
+        except ValueError as error:
+            raise InvalidInput(f"value for state field {self.model.__name__}.{name} does not fit: {error}") from None
+
+    def default(self, name: str) -> bytes:
+        """Return the JSON of what a field holds before anything is written."""
+        return self._fields[name].dump_json(getattr(self.model(), name))
+
     def load(self, view: StateView) -> tuple[BaseModel, dict[str, bytes]]:
         """Return the model, and the encoding of each field as it was loaded.
 

@@ -24,16 +24,18 @@ from streams.broker.port import Broker, Message, Partition, Producer
 from streams.broker.table import Table
 from streams.client.handle import Handle
 from streams.client.inbox import Inbox
+from streams.client.shared import RemoteRecords, RemoteState
 from streams.errors import (
     Backpressure,
+    BrokerUnavailable,
     ConfigurationError,
     InvalidInput,
-    NotInThisVersion,
     PayloadTooLarge,
     ResultTimeout,
     TopicError,
 )
 from streams.records import encode, headers
+from streams.records.ids import agent_id as join_agent_id
 from streams.records.ids import agent_of, input_digest, invocation_id, split_invocation_id
 from streams.records.invocations import Invocation, Priority
 from streams.records.signals import Answer, Order, StatusQuery
@@ -41,10 +43,12 @@ from streams.records.topics import Catalogue
 from streams.settings import Settings, load_settings
 
 I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741
 
 LANE = "invocations"
 POSITION_POLL_S = 0.25
+ASK_AGAIN_S = 2.0
 SIGNALS_S = 3.0
 """Seconds to wait for what the control plane says about backpressure, when a client opens."""
 
@@ -272,13 +276,37 @@ class Client:
             adapter = self._app.latest(name).output
         return self._handle(invocation, adapter, digest=b"", known=False)
 
-    def state(self, agent_id: str) -> Any:
-        """Read and write the state of an agent instance from outside."""
-        raise NotInThisVersion(f"client.state({agent_id!r}) is not in this version; ask the agent with an invocation")
+    def state(self, agent_id: str, *, writer: str = "") -> RemoteState:
+        """Read and write the state of an agent instance from outside.
 
-    def shared(self, name: str) -> Any:
-        """Read and write shared records from outside."""
-        raise NotInThisVersion(f"client.shared({name!r}) is not in this version; ask an agent with an invocation")
+        Args:
+            agent_id: `name/key`.
+            writer: Who writes, as versions and conflicts name it; by default this client's random name.
+
+        Raises:
+            InvalidInput: It is no agent ID.
+        """
+        name, _, key = agent_id.partition("/")
+        known = self._app is not None and name in self._app.agents
+        shape = self._app.latest(name).state if self._app is not None and known else None
+        limit = self._settings.client.query_timeout_s
+        return RemoteState(
+            join_agent_id(name, key), shape,
+            ask=self._ask_owner, client=self._id, writer=writer or self._id, timeout_s=limit,
+        )  # fmt: skip
+
+    @overload
+    def shared(self, name: str, *, writer: str = "") -> RemoteRecords[Any]: ...
+    @overload
+    def shared(self, name: str, kind: type[T], *, writer: str = "") -> RemoteRecords[T]: ...
+    def shared(self, name: str, kind: Any = Any, *, writer: str = "") -> RemoteRecords[Any]:
+        """Read and write shared records from outside.
+
+        Args:
+            kind: What every value must be.
+            writer: Who writes, as versions and conflicts name it; by default this client's random name.
+        """
+        return RemoteRecords(name, kind, ask=self._ask_owner, client=self._id, writer=writer or self._id)
 
     async def order(self, action: str, target: str, *, reason: str, by: str, timeout: float | None = None) -> str:
         """Give an operator's order and return the shard's answer.
@@ -355,6 +383,30 @@ class Client:
             ) from None
         finally:
             inbox.forget(request_id)
+
+    async def _ask_owner(self, record: Any, request_id: str, owner: str, timeout: float | None) -> Answer:
+        """Ask the shard that owns an agent instance or a shared record; again and again, for it applies it once."""
+        number = partition_for(owner.encode(), self._partitions)
+        limit = timeout or self._settings.client.query_timeout_s
+        future = self._connected(self._inbox).question(request_id)
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    try:
+                        await self._send("signals", owner, encode(record), headers.internal("state-request"), number)
+                    except BrokerUnavailable as error:
+                        log.warning("%s: %s; trying again", owner, error)
+                    await asyncio.wait((future,), timeout=ASK_AGAIN_S)
+                    if future.done():
+                        answer: Answer = future.result()
+                        return answer
+        except TimeoutError:
+            raise ResultTimeout(
+                f"shard {number} did not answer about {owner} within {limit:g} s, and a write may have been applied; "
+                "is a process with --role shards up?"
+            ) from None
+        finally:
+            self._connected(self._inbox).forget(request_id)
 
     def _partition_of(self, identity: str) -> int:
         return partition_for(agent_of(f"{identity}/").encode(), self._partitions)

@@ -1,15 +1,15 @@
 """Version vectors of state records: who wrote how often. Pure.
 
-One counter for each writer (an agent ID, a client's name, an operator's). All writes of a record pass the one shard that
-owns it, so the versions of a record follow each other and a write is checked by equality alone; what the vector adds to
-a number is who was missed, and that a version of another history (a log restored from a backup, a record made up) is
-told from an old one.
+One counter for each writer (an agent ID, a client's name, an operator's). All writes of a record pass the one shard
+that owns it, so its versions follow each other and a write is checked by equality alone; what the vector adds to a
+number is who was missed, and that a version of another history (a log restored from a backup, a version that was made
+up) is told from an old one.
 
 **Pruning.** A vector names at most `MAX_WRITERS` writers, in the order of their last write. The write that would make
-it more folds the writer that has not written for the longest into the counter of `OTHERS`. So the sum of all counters is
-always the number of writes, and two versions of one record are never the same. What is lost: a folded writer is counted
-among the others and not named; and of two histories that parted, one that has folded since may be taken for a successor
-of the other. A successor is never taken for anything else.
+it more folds the writer that has not written for the longest into the counter of `OTHERS`. So the sum of all counters
+is always the number of writes, and two versions of one record are never the same. What is lost: a folded writer is
+counted among the others and not named; and of two histories that parted, one that has folded since may be taken for a
+successor of the other. A successor is never taken for anything else.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _precedes(old: Mapping[str, int], new: Mapping[str, int]) -> bool:
     """Tell whether every write that *old* has counted can be among those of *new*."""
     folded = new.get(OTHERS, 0) - old.get(OTHERS, 0)
     gone = sum(max(0, count - new.get(name, 0)) for name, count in old.items() if name != OTHERS)
-    return 0 <= folded and gone <= folded
+    return folded >= 0 and gone <= folded
 
 
 @dataclass(frozen=True, slots=True)

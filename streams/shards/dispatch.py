@@ -39,12 +39,14 @@ class Dispatcher:
     Attributes:
         partition_of: Partition of an agent ID.
         admit: The shard's replica of the breakers.
+        shared: Decides on steps that concern shared records.
     """
 
     limits: ShardLimits
     partition: int
     partition_of: Callable[[str], int]
     admit: Admission
+    shared: Callable[[Live, Request], Completion | Write | None]
 
     def decide(self, live: Live, agent: Agent[Any, Any], request: Request, now: float) -> Completion | Write | None:
         """Return the outcome, the record to send, or None for a step that only waits (a signal, a kept call)."""
@@ -59,6 +61,8 @@ class Dispatcher:
                 return self._llm(live, agent, request, now)
             case "child" | "start-child":
                 return self._child(live, request, now)
+            case "shared":
+                return self.shared(live, request)
             case "signal":
                 return take_signal(live, request, now)
         return raised(request, HandlerError(f"{request.kind!r} is not a kind of step"), now)

@@ -101,6 +101,7 @@ class Counters:
     replayed: int = 0
     short_circuited: int = 0
     ignored: int = 0
+    shared_conflicts: dict[str, int] = field(default_factory=dict)
     measures: ShardMeasures = field(default_factory=ShardMeasures)
 
     def end(self, result: Result) -> None:

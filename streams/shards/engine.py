@@ -13,10 +13,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
 from streams.agents.agent import Agent
 from streams.agents.outcome import Failure
+from streams.agents.run import Request
 from streams.app import App
 from streams.errors import (
     Conflict,
@@ -24,15 +23,23 @@ from streams.errors import (
     HandlerError,
     InvalidInput,
     PayloadTooLarge,
-    StreamsError,
 )
 from streams.records import decode, decode_as, encode, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
 from streams.records.journal import Early, Marker
-from streams.records.signals import Answer, Cancel, Order, Signal, StatusQuery
-from streams.records.state import StateDelta
+from streams.records.signals import (
+    Cancel,
+    Order,
+    SharedOutcome,
+    SharedRequest,
+    Signal,
+    StateRead,
+    StateWrite,
+    StatusQuery,
+)
 from streams.records.steps import LlmResult, ToolResult
+from streams.shards.applied import Applied
 from streams.shards.dispatch import Admission, Dispatcher, fall_back
 from streams.shards.effects import Counters, Event, ShardLimits, Write
 from streams.shards.ending import Ending, failed, refused
@@ -40,10 +47,12 @@ from streams.shards.handlers import MISSING_VERSION, Handlers
 from streams.shards.live import PARKED, QUEUED, RUNNING, Live
 from streams.shards.mail import Mail
 from streams.shards.memory import Markers, StateStore
-from streams.shards.orders import Orders
 from streams.shards.outbox import EncodeResult, Outbox
 from streams.shards.outcomes import Outcomes
-from streams.shards.status import describe_live, describe_marker
+from streams.shards.questions import Questions
+from streams.shards.shared import SharedRecordsOwner
+from streams.shards.shared_steps import SharedSteps
+from streams.shards.state_writes import StateWrites
 
 
 @dataclass(slots=True)
@@ -81,6 +90,7 @@ class Engine:
         encode_result: Value and content type of a result on the result topic.
 
     Attributes:
+        partition_of: Partition of an agent ID or a shared record.
         sequence: Last number given to a state write.
         accepted: Last number given to an invocation.
         paused: Agent names whose new invocations wait.
@@ -118,18 +128,22 @@ class Engine:
         )
         self.early: dict[str, Early] = {}
         self.outbox = Outbox(app.name, partition, partition_of, encode_result)
+        self.writes = StateWrites(self)
+        self.applied = Applied()
+        self.shared = SharedRecordsOwner(self)
+        self.shared_steps = SharedSteps(self)
+        questions = Questions(self)
         self.handlers = Handlers(
             app,
             self,
-            Dispatcher(self.limits, partition, partition_of, admit),
+            Dispatcher(self.limits, partition, partition_of, admit, self.shared_steps.ask),
             limits=self.limits,
             state=self.state,
             counters=self.counters,
         )
-        self._orders = Orders(self)
         self.outcomes = Outcomes(self)
         self._mail = Mail(self)
-        self._partition_of = partition_of
+        self.partition_of = partition_of
         self._wakes: list[tuple[float, int, str]] = []
         self._live_bytes = 0
         self._dirty: dict[str, Live] = {}
@@ -140,8 +154,12 @@ class Engine:
             ChildOutcome: self.outcomes.on_child,
             Signal: self._mail.on_signal,
             Cancel: self._mail.on_cancel,
-            Order: self._on_order,
-            StatusQuery: self._on_query,
+            Order: questions.on_order,
+            StatusQuery: questions.on_query,
+            StateRead: questions.on_state_read,
+            StateWrite: questions.on_state_write,
+            SharedRequest: self.shared.on_request,
+            SharedOutcome: self.shared_steps.on_outcome,
         }
 
     def step(self, events: Iterable[Event], now: float, *, wake: Collection[str] | None = None) -> list[Write]:
@@ -159,6 +177,8 @@ class Engine:
             self.handle(event.record)
         self._wake(wake)
         self._expire()
+        self.shared_steps.flush()
+        self.outbox.journal_all(self.applied.writes())
         for live in self._dirty.values():
             self._count_bytes(live, live.size_bytes)
             self.outbox.journal_all(live.writes(self.limits.chunk_bytes))
@@ -195,7 +215,7 @@ class Engine:
         if self.early:
             first_at_ms = next(iter(self.early.values())).first_at_ms
             at = min(at, first_at_ms / 1000 + self.limits.early_s + EXPIRY_SLACK_S)
-        return at
+        return min(at, self.shared_steps.next_at)
 
     @property
     def saturated(self) -> bool:
@@ -242,7 +262,7 @@ class Engine:
 
     def _forwarded(self, event: Event) -> bool:
         invocation = event.record
-        right = self._partition_of(invocation.agent_id)
+        right = self.partition_of(invocation.agent_id)
         if right == self.partition:
             return False
         self.counters.forwarded += 1
@@ -366,7 +386,7 @@ class Engine:
         if live.id not in self.live:
             return
         for record, value in ending.changes:
-            self._write_state(live, record, value)
+            self.writes.write(live.agent_id, record, value, writer=live.agent_id, invocation=live.id)
         encoded = self._publish(ending.result, live.invocation)
         for key in live.chunk_keys():
             self.outbox.journal(key, None)
@@ -397,32 +417,6 @@ class Engine:
         marker = Marker(result.input_digest, encode(result) if encoded is None else encoded, int(self.now * 1000))
         self.markers.put(result.id, marker)
         self.outbox.journal(result.id.encode(), encode(marker))
-
-    def _write_state(self, live: Live, record: str, value: bytes) -> None:
-        owner = live.agent_id
-        self._freeze_readers(owner)
-        self.sequence += 1
-        delta = StateDelta(
-            owner=owner,
-            record=record,
-            value=value,
-            epoch=self.epoch,
-            sequence=self.sequence,
-            writer=owner,
-            at_ms=int(self.now * 1000),
-            invocation=live.id,
-            vector=self.state.next_vector(owner, record, owner),
-        )
-        self.state.put(delta)
-        self.outbox.state(delta)
-
-    def _freeze_readers(self, owner: str) -> None:
-        """Journal the state that concurrent readers have begun with, before it changes under them."""
-        instance = self.instances.get(owner)
-        for reader in instance.readers.values() if instance else ():
-            if reader.snapshot is None:
-                reader.snapshot = tuple(encode(delta) for delta in self.state.of(owner).deltas.values())
-                self.touch(reader)
 
     def _expire(self) -> None:
         for invocation in self.markers.expire(int(self.now * 1000)):
@@ -519,39 +513,6 @@ class Engine:
             self._wakes = [(live.wake_at_s, live.accepted, live.id) for live in self.live.values() if live.wake_at_s]
             heapq.heapify(self._wakes)
 
-    def _on_order(self, order: Order) -> None:
-        try:
-            message = self._orders.obey(order)
-            status = "ok"
-        except StreamsError as error:
-            status, message = "refused", str(error)
-        if order.client:
-            self.outbox.answer(Answer(order.client, order.request_id, status, message=message))
-
-    def _on_query(self, query: StatusQuery) -> None:
-        live, marker = self.live.get(query.invocation), self.markers.get(query.invocation)
-        if live is not None:
-            answer = Answer(
-                query.client,
-                query.request_id,
-                "ok",
-                orjson.dumps(self._describe(live)),
-            )
-        elif marker is not None:
-            answer = Answer(
-                query.client, query.request_id, "ok", orjson.dumps(describe_marker(marker)), result=marker.result
-            )
-        else:
-            answer = Answer(query.client, query.request_id, "unknown", message=f"{query.invocation} is not known here")
-        self.outbox.answer(answer)
-
-    def _describe(self, live: Live) -> dict[str, Any]:
-        return describe_live(live, self._position(live), self.now, paused=live.invocation.agent in self.paused)
-
-    def _position(self, live: Live) -> int:
-        instance = self.instances.get(live.agent_id)
-        return instance.mailbox.index(live) + 1 if instance and live in instance.mailbox else 0
-
     def _instance(self, live: Live) -> Instance:
         owner = live.agent_id
         instance = self.instances.get(owner)
@@ -562,6 +523,10 @@ class Engine:
     def _count_bytes(self, live: Live, size: int) -> None:
         self._live_bytes += size - live.counted_bytes
         live.counted_bytes = size
+
+    def recall(self, live: Live, request: Request) -> None:
+        """Note a request that an earlier run of the handler has made."""
+        self.shared_steps.recall(live, request)
 
     def touch(self, live: Live) -> None:
         """Rewrite the journal of *live* with this step."""
@@ -596,4 +561,6 @@ class Engine:
         record = event.record
         if isinstance(record, Invocation):
             return record.id
+        if isinstance(record, SharedOutcome):
+            return record.origin
         return str(getattr(record, "invocation", "") or getattr(record, "parent", "") or getattr(record, "target", ""))

@@ -28,6 +28,7 @@ from streams.shards.outbox import Outbox
 
 WORK = ("tool", "llm")
 MISSING_VERSION = "this process has no version"
+LOOK_AGAIN_S = 2.0
 
 
 class Desk(Protocol):
@@ -45,6 +46,10 @@ class Desk(Protocol):
 
     def end(self, live: Live, ending: Ending) -> None:
         """End *live*."""
+        ...
+
+    def recall(self, live: Live, request: Request) -> None:
+        """Note a request that an earlier run of the handler has made."""
         ...
 
 
@@ -150,6 +155,7 @@ class Handlers:
         run.take_replayed()
         for request in run.pending.values():
             self._watch(live, request)
+            self._desk.recall(live, request)
         live.children = sum(r.kind == "child" and not r.abandoned for r in run.pending.values())
 
     def _match(self, live: Live, run: Run) -> None:
@@ -244,14 +250,17 @@ class Handlers:
             heapq.heappop(live.deadlines)
         if live.deadlines:
             wake = min(wake, live.deadlines[0][0])
+        working = False
+        for request in run.pending.values():
+            if request.abandoned:
+                continue
+            working = working or request.kind in WORK
+            if request.kind == "shared":
+                # What gathers updates is in memory only: the next owner of the shard must look at them again soon.
+                wake = min(wake, self.now + LOOK_AGAIN_S)
         if wake != live.wake_at_s:
             live.wake_at_s = wake
             self._desk.push_wake(live)
-        working = False
-        for request in run.pending.values():
-            if request.kind in WORK and not request.abandoned:
-                working = True
-                break
         self.set_working(live, working)
         self._hot[live.id] = live
         self._hot.move_to_end(live.id)

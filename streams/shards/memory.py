@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from streams.agents.state import StateView, log_entry
 from streams.records.journal import Marker
 from streams.records.state import StateDelta
+from streams.records.versions import advance
 
 
 @dataclass(slots=True)
@@ -63,9 +64,7 @@ class StateStore:
     def next_vector(self, owner: str, record: str, writer: str) -> dict[str, int]:
         """Return the version vector after one more write of *writer*."""
         latest = self.of(owner).deltas.get(record)
-        vector = dict(latest.vector) if latest else {}
-        vector[writer] = vector.get(writer, 0) + 1
-        return vector
+        return advance(latest.vector if latest else {}, writer)
 
     def __len__(self) -> int:
         return len(self._agents)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from streams.broker.port import LogRecord
 from streams.records import decode, decode_as
-from streams.records.journal import Cursor, Early, JournalChunk, JournalEntry, Marker
+from streams.records.journal import AppliedWrites, Cursor, Early, JournalChunk, JournalEntry, Marker
 from streams.records.state import StateDelta
 from streams.shards.engine import Engine
 from streams.shards.live import CURSOR_KEY, SEPARATOR, restore_live
@@ -67,6 +67,8 @@ class Restored:
                     chunks[record.invocation][record.incarnation, record.number] = record
                 case Early():
                     engine.early[key.decode().partition(SEPARATOR)[0]] = record
+                case AppliedWrites():
+                    engine.applied.restore(record)
                 case Cursor() if key == CURSOR_KEY:
                     cursor = record
         engine.epoch = cursor.epoch + 1

@@ -11,12 +11,13 @@ class Request(BaseModel):
 
 
 PUBLIC_NAMES = {
-    "Agent", "AgentDeadlock", "App", "Backpressure", "BrokerUnavailable", "Budget", "BudgetExceeded", "CallInfo",
-    "ChildFailed", "Client", "ConfigurationError", "Conflict", "Context", "DeadlineExceeded", "Failure", "Handle",
-    "HandlerError", "InvalidInput", "InvocationFailed", "InvocationResult", "Log", "Message", "MissingFallback",
-    "Model", "ModelRefused", "NonDeterminism", "NotDurable", "NotInThisVersion", "Outcome", "PayloadTooLarge", "Reply",
-    "ResultTimeout", "Settings", "SettingsError", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "Tool",
-    "ToolRefused", "ToolRequest", "Unavailable", "UnknownInvocation", "VersionConflict", "call_info", "load_settings",
+    "Agent", "AgentDeadlock", "AgentState", "App", "Backpressure", "BrokerUnavailable", "Budget", "BudgetExceeded",
+    "CallInfo", "ChildFailed", "Client", "ConfigurationError", "Conflict", "Context", "DeadlineExceeded", "Failure",
+    "Handle", "HandlerError", "InvalidInput", "InvocationFailed", "InvocationResult", "Log", "LogPage", "Message",
+    "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "NotInThisVersion", "Outcome",
+    "PayloadTooLarge", "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError",
+    "SharedRecords", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "Tool", "ToolRefused", "ToolRequest",
+    "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "load_settings",
 }  # fmt: skip
 
 

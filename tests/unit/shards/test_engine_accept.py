@@ -170,7 +170,7 @@ def test_not_before_is_kept_over_a_restart():
 
 def test_a_record_for_another_partition_is_forwarded():
     shard = Shard(app)
-    shard.engine._partition_of = lambda _: 3
+    shard.engine.partition_of = lambda _: 3
     shard.invoke(quick, Ask(key="a"))
     assert [(w.kind, w.partition) for w in shard.writes if w.kind != "journal"] == [("invocations", 3)]
     assert not shard.engine.live
