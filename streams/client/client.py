@@ -25,6 +25,7 @@ from streams.broker.table import Table
 from streams.client.handle import Handle
 from streams.client.inbox import Inbox
 from streams.client.shared import RemoteRecords, RemoteState
+from streams.client.token_follower import TokenFollower
 from streams.errors import (
     Backpressure,
     BrokerUnavailable,
@@ -90,6 +91,7 @@ class Client:
         self._broker: Broker | None = None
         self._producer: Producer | None = None
         self._inbox: Inbox | None = None
+        self._tokens: TokenFollower | None = None
         self._partitions = 0
 
     async def __aenter__(self) -> Self:
@@ -115,6 +117,9 @@ class Client:
         results = {p: o for p, o in positions.items() if p.topic == self._catalogue.name("results")}
         answers = {p: o for p, o in positions.items() if p.topic == self._catalogue.name("answers")}
         self._inbox = Inbox(broker, results, answers)
+        tokens = self._catalogue.name("tokens")
+        self._tokens = TokenFollower(broker, [Partition(tokens, number) for number in range(self._partitions)])
+        self._stack.push_async_callback(self._tokens.aclose)
         self._producer = await self._stack.enter_async_context(broker.producer())
         signals = Table(broker, [Partition(self._catalogue.name("backpressure"), 0)])
         signals.on_record(lambda record: self._gate.put(record.key or b"", record.value))
@@ -352,6 +357,7 @@ class Client:
             adapter=adapter,
             known=known,
             caught_up=lambda: self._caught_up(number),
+            pieces=lambda: self._connected(self._tokens).follow(identity),
         )
 
     async def _caught_up(self, number: int) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -19,6 +19,7 @@ from streams.records import decode_as
 from streams.records.ids import check_part
 from streams.records.invocations import Result
 from streams.records.signals import Answer, Cancel, Signal, StatusQuery
+from streams.records.steps import TokenChunk
 
 T = TypeVar("T")
 
@@ -28,6 +29,9 @@ FIRST_RECHECK_S = 5.0
 LAST_RECHECK_S = 60.0
 """Seconds between questions to the shard while a result is waited for: a client that was away may have missed it. They
 grow, so that those who wait for an overloaded shard do not add to its load."""
+
+LAST_PIECES_S = 0.2
+"""Seconds to wait for pieces of text that are still on their way when the result is there."""
 
 
 class Handle(Generic[T]):
@@ -48,6 +52,7 @@ class Handle(Generic[T]):
         adapter: TypeAdapter[Any] | None,
         known: bool,
         caught_up: Callable[[], Awaitable[bool]] | None = None,
+        pieces: Callable[[], AsyncGenerator[TokenChunk]] | None = None,
     ) -> None:
         self.invocation_id = invocation_id
         self._slot = slot
@@ -57,6 +62,7 @@ class Handle(Generic[T]):
         self._adapter = adapter
         self._known = known
         self._caught_up = caught_up
+        self._pieces = pieces
 
     async def result(self, timeout: float | None = None) -> InvocationResult[T]:
         """Wait for the result.
@@ -75,6 +81,35 @@ class Handle(Generic[T]):
             raise ResultTimeout(
                 f"{self.invocation_id} has no result after {timeout:g} s; it goes on, ask again with client.handle(id)"
             ) from None
+
+    async def tokens(self) -> AsyncGenerator[TokenChunk]:
+        """Yield what models write for this invocation with `chat(stream=True)`, piece by piece, until it has ended.
+
+        Best effort, from now on: pieces have `step`, `index` and `text`; a repeated call starts over at index 0,
+        and with it the text. The result has the whole.
+
+        Raises:
+            UnknownInvocation: No shard knows the ID, for a handle made from an ID.
+        """
+        if self._pieces is None:
+            return
+        pieces, over = self._pieces(), asyncio.ensure_future(self._wait())
+        coming: asyncio.Future[TokenChunk] | None = None
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(pieces))
+                await asyncio.wait((coming, over), return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    over.result()
+                    await asyncio.wait((coming,), timeout=LAST_PIECES_S)
+                if not coming.done():
+                    return
+                yield coming.result()
+        finally:
+            for task in (over, coming):
+                if task is not None and task.cancel():
+                    await asyncio.wait((task,))
+            await pieces.aclose()
 
     async def _wait(self) -> Result:
         future = self._slot.future
