@@ -1,13 +1,36 @@
 """Backpressure: lag becomes a level and a retry-after, and producers pass a gate that obeys them.
 
-Pure, with time handed in. Hands `LagMeter`, `next_level` and `retry_after` to the control plane, which samples and
-publishes, and `Gate` to the clients and the gateway, which publish invocations.
+What decides is pure, with time handed in: `Lane` turns what is measured into a signal, `Gate` tells a producer how long
+to wait. `LagMonitor` is the shell that measures, for the control plane and for people who look; `WaitingLine` the one
+in which a client's submissions wait.
 """
 
 from streams.backpressure.gate import Gate
-from streams.backpressure.lag import LagMeter
+from streams.backpressure.lag import PartitionLag, PartitionMeter, Reading
+from streams.backpressure.lane import Lane, LowShare, StageLag
 from streams.backpressure.levels import LevelState, next_level
-from streams.backpressure.policy import BackpressurePolicy
-from streams.backpressure.retry_after import PartitionLag, retry_after
+from streams.backpressure.limits import Fullness, fullness
+from streams.backpressure.monitor import LagMonitor, LagReport, StageReport
+from streams.backpressure.policy import BackpressurePolicy, Bounds
+from streams.backpressure.retry_after import Draining, retry_after
 
-__all__ = ["BackpressurePolicy", "Gate", "LagMeter", "LevelState", "PartitionLag", "next_level", "retry_after"]
+__all__ = [
+    "BackpressurePolicy",
+    "Bounds",
+    "Draining",
+    "Fullness",
+    "Gate",
+    "LagMonitor",
+    "LagReport",
+    "Lane",
+    "LevelState",
+    "LowShare",
+    "PartitionLag",
+    "PartitionMeter",
+    "Reading",
+    "StageLag",
+    "StageReport",
+    "fullness",
+    "next_level",
+    "retry_after",
+]

@@ -1,14 +1,15 @@
-"""Whether a lane is open, slow or closed: thresholds with hysteresis, and a dwell between two changes.
+"""Whether a lane is open, slow or closed: bounds with hysteresis, and a dwell between two changes.
 
-A level is entered at its threshold and left only at the one below, so that a backlog that wavers around a threshold
-changes nothing. Pure: backlog and time come in, the next state comes out.
+A level is entered at its bound and left only at the target: a closed lane stays closed until the backlog is where
+retry-after said it would be, and then lets the low priorities wait for one dwell more. So a backlog that wavers around
+a bound changes nothing. Pure: fullness and time come in, the next state comes out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streams.backpressure.policy import BackpressurePolicy
+from streams.backpressure.limits import Fullness
 from streams.records.control import Level
 
 
@@ -20,19 +21,21 @@ class LevelState:
     since_s: float = float("-inf")
 
 
-def next_level(state: LevelState, backlog: float, now_s: float, policy: BackpressurePolicy) -> LevelState:
-    """Return the state after seeing *backlog* records at *now_s*; the same object when nothing changes."""
-    wanted = _wanted(state.level, backlog, policy)
-    if wanted == state.level or now_s - state.since_s < policy.dwell_s:
+def next_level(state: LevelState, full: Fullness, now_s: float, dwell_s: float) -> LevelState:
+    """Return the state after seeing *full* at *now_s*; the same object when nothing changes."""
+    wanted = _wanted(state.level, full)
+    if wanted == state.level or now_s - state.since_s < dwell_s:
         return state
     return LevelState(wanted, now_s)
 
 
-def _wanted(level: Level, backlog: float, policy: BackpressurePolicy) -> Level:
-    if backlog >= policy.close_records:
+def _wanted(level: Level, full: Fullness) -> Level:
+    if full.closed:
         return "closed"
-    if backlog >= policy.slow_records:
-        return "closed" if level == "closed" else "slow"
-    if backlog > policy.target_records and level != "open":
-        return "slow"
-    return "open"
+    match level:
+        case "open":
+            return "slow" if full.slow else "open"
+        case "slow":
+            return "open" if full.at_target else "slow"
+        case "closed":
+            return "slow" if full.at_target else "closed"

@@ -7,13 +7,48 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class BackpressurePolicy(BaseModel):
-    """Bounds of one lane.
+class Bounds(BaseModel):
+    """How much backlog is too much, in seconds of its consumer's work and in records: what is reached first counts.
+
+    Seconds are what users feel, and follow what the consumer can do: 30 s are 60 invocations for one that does two a
+    second, and 30,000 for one that does a thousand. They count the whole time from submission to result, so they must
+    be longer than an invocation takes when nothing waits. Records bound what a log and a restart have to cope with, and
+    what holds while nothing is known about the consumer's speed. Both are of a lane; each partition has its share.
 
     Attributes:
-        target_records: Backlog of the lane at which producers are welcome again; retry-after is the time until then.
-        slow_records: Backlog from which low priorities wait.
-        close_records: Backlog from which everyone waits.
+        target_s: Backlog, in seconds of work, at which producers are welcome again; retry-after is the time until then.
+        slow_s: From which low priorities wait.
+        close_s: From which everyone waits.
+        target_records, slow_records, close_records: The same in records.
+        least_records: Backlog that is never too much, however slow the consumer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_s: float = Field(default=5.0, gt=0)
+    slow_s: float = Field(default=30.0, gt=0)
+    close_s: float = Field(default=60.0, gt=0)
+    target_records: int = Field(default=1_000, ge=0)
+    slow_records: int = Field(default=10_000, ge=1)
+    close_records: int = Field(default=50_000, ge=1)
+    least_records: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        for unit in ("s", "records"):
+            target, slow, close = (getattr(self, f"{name}_{unit}") for name in ("target", "slow", "close"))
+            if not target < slow <= close:
+                raise ValueError(
+                    f"target_{unit} {target:g} < slow_{unit} {slow:g} <= close_{unit} {close:g} does not hold; levels "
+                    "would flap"
+                )
+        return self
+
+
+class BackpressurePolicy(Bounds):
+    """Bounds of one lane, and how its signals live.
+
+    Attributes:
         dwell_s: Shortest time between two changes of level.
         ttl_s: Seconds after which a signal says nothing any more.
         floor_s: Shortest wait that is worth telling a caller.
@@ -21,11 +56,6 @@ class BackpressurePolicy(BaseModel):
         half_life_s: Rates are averages in which a sample weighs half after so long.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    target_records: int = Field(default=1_000, ge=0)
-    slow_records: int = Field(default=10_000, ge=1)
-    close_records: int = Field(default=50_000, ge=1)
     dwell_s: float = Field(default=2.0, ge=0)
     ttl_s: float = Field(default=15.0, gt=0)
     floor_s: float = Field(default=0.1, ge=0)
@@ -33,12 +63,7 @@ class BackpressurePolicy(BaseModel):
     half_life_s: float = Field(default=2.0, gt=0)
 
     @model_validator(mode="after")
-    def _bounds_are_in_order(self) -> Self:
-        if not self.target_records < self.slow_records <= self.close_records:
-            raise ValueError(
-                f"target_records {self.target_records} < slow_records {self.slow_records} <= close_records "
-                f"{self.close_records} does not hold; levels would flap"
-            )
+    def _floor_is_below_ceiling(self) -> Self:
         if self.floor_s > self.ceiling_s:
             raise ValueError(f"floor_s {self.floor_s} exceeds ceiling_s {self.ceiling_s}")
         return self

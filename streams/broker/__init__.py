@@ -9,6 +9,7 @@ from streams.broker.partitioning import partition_for
 from streams.broker.port import (
     Admin,
     Broker,
+    Committed,
     Headers,
     Isolation,
     LogRecord,
@@ -19,12 +20,14 @@ from streams.broker.port import (
     Producer,
     Reader,
     Ring,
+    Skimmed,
     TopicSpec,
 )
 
 __all__ = [
     "Admin",
     "Broker",
+    "Committed",
     "Headers",
     "Isolation",
     "LogRecord",
@@ -35,6 +38,7 @@ __all__ = [
     "Producer",
     "Reader",
     "Ring",
+    "Skimmed",
     "TopicSpec",
     "partition_for",
 ]

@@ -102,7 +102,9 @@ def _grants(catalogue: Catalogue, role: Role) -> Iterator[Grant]:
     for group in _GROUPS.get(role, ()):
         yield Grant(role, principal, "group", f"{catalogue.namespace}-{group}", ("Read", "Describe"))
     if role == "control":
-        yield Grant(role, principal, "group", f"{catalogue.namespace}-shards", ("Describe",))
+        # For the lag of every stage.
+        for group in ("shards", "tools", "llm", "memory-sink"):
+            yield Grant(role, principal, "group", f"{catalogue.namespace}-{group}", ("Describe",))
     if word := _TRANSACTIONS.get(role):
         name = f"{catalogue.namespace}-{word}-"
         yield Grant(role, principal, "transactional-id", name, ("Write", "Describe"), prefixed=True)

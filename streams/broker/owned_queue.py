@@ -21,6 +21,7 @@ from streams.broker.port import Broker, LogRecord, Message, Partition, Producer,
 from streams.broker.retention import delete_consumed
 from streams.broker.watermark import Watermark
 from streams.errors import BrokerError, CodecError, CommitAmbiguous, StreamsError, UnknownSchema
+from streams.records.load import Load
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +85,21 @@ class OwnedQueue:
     """
 
     def __init__(
-        self, broker: Broker, plan: QueuePlan, opener: Opener, *, instance_id: str | None = None, drain_s: float = 5.0
+        self,
+        broker: Broker,
+        plan: QueuePlan,
+        opener: Opener,
+        *,
+        instance_id: str | None = None,
+        drain_s: float = 5.0,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._broker = broker
         self._plan = plan
         self._opener = opener
         self._drain_s = drain_s
         self.set_aside = 0
+        self._now = now
         self._membership = broker.membership(
             f"{plan.namespace}-{plan.role}-owners", plan.anchor, instance_id=instance_id
         )
@@ -153,7 +162,13 @@ class OwnedQueue:
         while True:
             began = loop.time()
             partition = self._partitions[number] = _Partition(
-                self._broker, self._plan, number, self._producer, self._drain_s, self._count_set_aside
+                self._broker,
+                self._plan,
+                number,
+                self._producer,
+                self._drain_s,
+                self._count_set_aside,
+                self._now,
             )
             try:
                 # A process that was frozen learns late that its partitions have another owner. Without this it would
@@ -190,6 +205,7 @@ class _Partition:
         producer: Producer,
         drain_s: float,
         count_set_aside: Callable[[], None],
+        now: Callable[[], float],
     ) -> None:
         self.stopping = asyncio.Event()
         self.ready = False
@@ -200,6 +216,7 @@ class _Partition:
         self._producer = producer
         self._drain_s = drain_s
         self._count_set_aside = count_set_aside
+        self._now = now
         self._group = f"{plan.namespace}-{plan.role}"
         self._sources = tuple(Partition(topic, number) for topic in plan.calls)
         self._outbox: list[tuple[Partition, int, Message | None]] = []
@@ -328,14 +345,16 @@ class _Partition:
             await asyncio.sleep(TRIM_INTERVAL_S)
             positions = {source: mark.position for source, mark in self.marks.items()}
             try:
-                horizon_ms = int((time.time() - self._plan.history_s) * 1000)
+                horizon_ms = int((self._now() - self._plan.history_s) * 1000)
                 await delete_consumed(self._broker.admin, positions, horizon_ms)
             except BrokerError as error:
                 log.warning("%s %d could not delete answered calls: %s", self._plan.role, self._number, error)
 
     async def _commit(self, reader: Reader) -> None:
+        at_ms = int(self._now() * 1000)
+        notes = {s: Load(at_ms, mark.unfinished, read=mark.read).note() for s, mark in self.marks.items()}
         try:
-            await reader.commit({source: mark.position for source, mark in self.marks.items()})
+            await reader.commit({source: mark.position for source, mark in self.marks.items()}, notes)
         except BrokerError as error:
             log.warning("%s %d could not commit its position: %s", self._plan.role, self._number, error)
 

@@ -58,6 +58,24 @@ class Message:
     headers: Headers = ()
 
 
+class Committed(NamedTuple):
+    """What a group has committed for a partition: the position, and what the committer noted beside it."""
+
+    offset: int
+    note: str = ""
+
+
+SkimmedRecord = tuple[int, int, bytes | None, Sequence[tuple[str, bytes]]]
+"""Offset, timestamp in ms since the epoch, key and headers of a record."""
+
+
+class Skimmed(NamedTuple):
+    """What was skimmed of a partition: the position after it, and the records, in the order of their offsets."""
+
+    position: int
+    records: Sequence[SkimmedRecord]
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """A topic as it should be, or (from `Admin.describe`) as it is.
@@ -112,8 +130,12 @@ class Reader(Protocol):
         """Continue *partition* at *offset*; records already buffered are dropped."""
         ...
 
-    async def commit(self, positions: Mapping[Partition, int]) -> None:
+    async def commit(self, positions: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None) -> None:
         """Commit *positions* to the memberless group that the reader was made with, for lag tools and restarts.
+
+        Args:
+            notes: Kept with the position and replaced with it, at most 4,096 bytes each (`offset.metadata.max.bytes`);
+                a partition without one loses the note that it had.
 
         Raises:
             ValueError: The reader was made without a group.
@@ -242,8 +264,29 @@ class Admin(Protocol):
         """Delete the records below the given offsets. An offset below the log's beginning changes nothing."""
         ...
 
+    async def stamps_at(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Timestamp, in ms since the epoch, of the first record at or after each position.
+
+        Records of open transactions count, and markers as well. It may be that of an earlier record of the same batch,
+        which is older by its producer's linger at most. Partitions without such a record are left out, and so are those
+        whose leader does not say: who asks for ages asks again.
+        """
+        ...
+
+    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, without their values and without waiting for any.
+
+        Not all that there are: ask again from the positions returned, until they are at the ends. A partition is left
+        out where it has no room in the answer, where its position is outside the log, or where its leader does not say.
+        """
+        ...
+
     async def group_offsets(self, group: str, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Committed offsets of *group*; partitions without one are left out."""
+        ...
+
+    async def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, Committed]:
+        """Committed offsets of *group* with their notes; partitions without one are left out."""
         ...
 
 

@@ -33,6 +33,16 @@ class Watermark:
         """The offset to commit: all records below it are finished."""
         return self._open[0] if self._open else self._next
 
+    @property
+    def read(self) -> int:
+        """Offset of the next record that will be taken."""
+        return self._next
+
+    @property
+    def unfinished(self) -> int:
+        """Records taken and not finished; fewer than `len` while some are finished out of order."""
+        return len(self._open) - len(self._finished)
+
     def advance(self, position: int) -> None:
         """Note that nothing is to be taken below *position*: what is there are markers."""
         self._next = max(self._next, position)

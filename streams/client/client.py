@@ -244,6 +244,7 @@ class Client:
             source=self._id,
             content_type=headers.AVRO_TYPE,
             traceparent=traceparent,
+            priority="" if priority == "normal" else priority,
         )
         await self._send("invocations", invocation.agent_id, encode(invocation), head)
         return handle

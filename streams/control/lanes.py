@@ -1,79 +1,60 @@
-"""Backpressure of the lanes of invocations: what to sample, and which signals to publish when.
-
-Pure but for `sample`, which asks the broker.
-"""
+"""Backpressure of the lanes of invocations, from what the lag monitor reports: which signals to publish when. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from streams.backpressure import BackpressurePolicy, LagMeter, LevelState, next_level
-from streams.backpressure.signal import signal_of
-from streams.broker.port import Broker, Partition
+from streams.backpressure import BackpressurePolicy, Bounds, LagReport, Lane, LowShare, StageLag, StageReport
+from streams.backpressure.stages import INVOCATIONS
 from streams.records.control import BackpressureSignal
-from streams.records.topics import Catalogue
-
-KIND = "invocations"
-# Signals of a lane where nothing changes are repeated well before the last one runs out.
-_REPEATS_PER_TTL = 3
 
 
-class Lane:
-    """One lane: its meter, its level, and when its signal was last published."""
+class Lanes:
+    """The lanes of a namespace.
 
-    def __init__(self, name: str, policy: BackpressurePolicy) -> None:
-        self.name = name
+    Args:
+        behind: Bounds of the stages that invocations go through later, by kind of topic.
+    """
+
+    def __init__(self, policy: BackpressurePolicy, behind: Mapping[str, Bounds]) -> None:
         self._policy = policy
-        self._meter = LagMeter(half_life_s=policy.half_life_s)
-        self._level = LevelState()
-        self._published_s = float("-inf")
+        self._behind = behind
+        self._lanes: dict[str, Lane] = {}
+        self._shares: dict[str, tuple[LowShare, int]] = {}
+        self._at_s: float | None = None
 
-    def resume(self, signal: BackpressureSignal, now_s: float) -> None:
-        """Go on from what an earlier controller published; the dwell starts again."""
-        if signal.level in {"slow", "closed"}:
-            self._level = LevelState("closed" if signal.level == "closed" else "slow", now_s)
+    def resume(self, signals: Iterable[BackpressureSignal], now_s: float) -> None:
+        """Go on from what an earlier controller published."""
+        for signal in signals:
+            self._lane(signal.lane).resume(signal, now_s)
 
-    def sample(
-        self, now_s: float, now_ms: int, positions: Mapping[int, int], ends: Mapping[int, int]
-    ) -> BackpressureSignal | None:
-        """Take a sample; return the signal when it is time to publish one.
+    def decide(self, report: LagReport, now_s: float) -> list[BackpressureSignal]:
+        """Return the signals that are to be published now.
 
         Args:
             now_s: Seconds of a clock that does not go back.
-            now_ms: Milliseconds since the epoch, for the signal.
         """
-        self._meter.sample(now_s, positions, ends)
-        before, self._level = self._level, next_level(self._level, self._meter.records, now_s, self._policy)
-        quiet = self._level.level == before.level == "open"
-        if quiet and now_s - self._published_s < self._policy.ttl_s / _REPEATS_PER_TTL:
-            return None
-        self._published_s = now_s
-        return signal_of(self.name, self._level.level, self._meter, now_ms, self._policy)
+        passed_s = now_s - self._at_s if self._at_s is not None else 0.0
+        self._at_s = now_s
+        behind = [
+            StageLag(stage.name, stage.partitions, self._behind[stage.kind])
+            for stage in report.stages
+            # What nobody has ever consumed is no stage of this deployment: it may run without a memory sink.
+            if stage.kind in self._behind and stage.consumed
+        ]
+        decided = []
+        for stage in report.stages:
+            if stage.kind == INVOCATIONS:
+                own = StageLag(stage.name, stage.partitions, self._policy, self._low_share(stage, passed_s))
+                decided.append(self._lane(stage.name).decide(own, behind, now_s, report.at_ms))
+        return [signal for signal in decided if signal is not None]
 
+    def _lane(self, name: str) -> Lane:
+        return self._lanes.setdefault(name, Lane(name, self._policy))
 
-def lanes_of(catalogue: Catalogue, policy: BackpressurePolicy) -> dict[str, Lane]:
-    """Return a lane for each topic of invocations, by the topic's full name; named without the namespace."""
-    names = [catalogue.name(KIND), *(catalogue.name(KIND, lane) for lane in catalogue.lanes.get(KIND, ()))]
-    return {name: Lane(name.removeprefix(f"{catalogue.namespace}."), policy) for name in names}
-
-
-async def sample(
-    broker: Broker, group: str, topics: Iterable[str], partitions: int
-) -> dict[str, tuple[dict[int, int], dict[int, int]]]:
-    """Return positions and end offsets of each topic's partitions.
-
-    Args:
-        group: Memberless group to which the shards commit; what they have not committed is unread from its beginning.
-    """
-    wanted = [Partition(topic, number) for topic in topics for number in range(partitions)]
-    # The ends last: an end that is younger than the position can only overestimate the lag.
-    committed = await broker.admin.group_offsets(group, wanted)
-    missing = [partition for partition in wanted if partition not in committed]
-    begin = await broker.admin.begin_offsets(missing) if missing else {}
-    ends = await broker.admin.end_offsets(wanted, isolation="read_uncommitted")
-    samples: dict[str, tuple[dict[int, int], dict[int, int]]] = {}
-    for partition in wanted:
-        positions, lane_ends = samples.setdefault(partition.topic, ({}, {}))
-        positions[partition.number] = committed.get(partition, begin.get(partition, 0))
-        lane_ends[partition.number] = ends[partition]
-    return samples
+    def _low_share(self, stage: StageReport, passed_s: float) -> float:
+        share, before = self._shares.get(stage.name) or (LowShare(self._policy.half_life_s), stage.low_priority)
+        arrived = sum(lag.arrival_per_s for lag in stage.partitions) * passed_s
+        share.add(arrived, min(stage.low_priority - before, arrived), passed_s)
+        self._shares[stage.name] = share, stage.low_priority
+        return share.share

@@ -11,12 +11,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from streams.backpressure import LagMonitor, LagReport
 from streams.broker.port import Broker, Message, Partition
 from streams.broker.table import read_to_end
 from streams.control.desk import Desk
-from streams.control.lanes import lanes_of, sample
+from streams.control.lanes import Lanes
 from streams.control.settings import ControlSettings
 from streams.errors import BrokerError, CodecError
 from streams.records.codec import decode_as, encode
@@ -60,9 +61,22 @@ class ControlPlane:
         self._desks: dict[int, Desk] = {}
         self._reopen_at_s: dict[int, float] = {}
         self._opening = asyncio.Lock()
-        self._lanes = lanes_of(catalogue, settings.backpressure)
+        self._lanes = Lanes(settings.backpressure, settings.behind)
         self._lanes_epoch = 0
+        self._monitor: LagMonitor | None = None
+        self._signals: dict[str, BackpressureSignal] = {}
+        self._report: LagReport | None = None
         self.unreadable = 0
+
+    @property
+    def report(self) -> LagReport | None:
+        """What the last sample found; None in processes that do not publish backpressure."""
+        return self._report
+
+    @property
+    def signals(self) -> Mapping[str, BackpressureSignal]:
+        """What was last published by this process, by lane."""
+        return self._signals
 
     async def assign(self, partitions: frozenset[int]) -> None:
         """Own exactly *partitions* of `outcomes` from now on; desks of others are closed."""
@@ -94,23 +108,31 @@ class ControlPlane:
         """Sample the lag and publish what producers should know, if that is this process's part."""
         desk = await self._desk(LANES_DESK)
         if desk is None:
+            self._stop_measuring()
             return
         try:
-            if self._lanes_epoch != desk.epoch:
-                await self._resume_lanes()
+            if self._monitor is None or self._lanes_epoch != desk.epoch:
+                await self._start_measuring()
                 self._lanes_epoch = desk.epoch
-            group = f"{self._catalogue.namespace}-shards"
-            samples = await sample(self._broker, group, self._lanes, self._catalogue.partitions)
+            assert self._monitor is not None
+            report = await self._monitor.sample()
         except BrokerError as error:
             log.warning("lag was not sampled: %s", error)
+            self._stop_measuring()
             return
-        now_s, now_ms = asyncio.get_running_loop().time(), self._now_ms()
-        signals = [self._lanes[topic].sample(now_s, now_ms, *offsets) for topic, offsets in samples.items()]
-        if messages := [self._message(signal) for signal in signals if signal is not None]:
-            await self._try(desk, desk.publish(messages))
+        self._report = report
+        signals = self._lanes.decide(report, asyncio.get_running_loop().time())
+        if signals:
+            await self._try(desk, desk.publish([self._message(signal) for signal in signals]))
+        for signal in signals:
+            before = self._signals.get(signal.lane)
+            if before is not None and before.level != signal.level:
+                log.warning("lane %s is %s (was %s): %s", signal.lane, signal.level, before.level, signal.reason)
+            self._signals[signal.lane] = signal
 
     async def close(self) -> None:
         """Let go of everything."""
+        self._stop_measuring()
         await self.assign(frozenset())
 
     async def _desk(self, number: int) -> Desk | None:
@@ -148,21 +170,36 @@ class ControlPlane:
         self._reopen_at_s[number] = asyncio.get_running_loop().time() + pause_s
         log.warning("control lets go of partition %d for %.1f s: %s", number, pause_s, error)
 
-    async def _resume_lanes(self) -> None:
+    async def _start_measuring(self) -> None:
+        settings = self._settings
+        self._lanes = Lanes(settings.backpressure, settings.behind)
+        self._lanes.resume(await self._published(), asyncio.get_running_loop().time())
+        self._monitor = LagMonitor(
+            self._broker,
+            self._catalogue,
+            half_life_s=settings.backpressure.half_life_s,
+            least_records=settings.backpressure.least_records,
+            meter=settings.agent_queues,
+            now_ms=self._now_ms,
+        )
+
+    def _stop_measuring(self) -> None:
+        self._monitor = self._report = None
+        self._signals.clear()
+
+    async def _published(self) -> list[BackpressureSignal]:
         topic = self._catalogue.name("backpressure")
-        self._lanes = lanes_of(self._catalogue, self._settings.backpressure)
-        by_name = {lane.name: lane for lane in self._lanes.values()}
+        found: dict[bytes, BackpressureSignal] = {}
         async for batch in read_to_end(self._broker, [Partition(topic, 0)]):
             for record in batch:
+                found.pop(record.key or b"", None)
                 if record.value is None:
                     continue
                 try:
-                    signal = decode_as(BackpressureSignal, record.value)
+                    found[record.key or b""] = decode_as(BackpressureSignal, record.value)
                 except CodecError as error:
                     log.warning("a signal of %s is ignored: %s", topic, error)
-                    continue
-                if signal.lane in by_name:
-                    by_name[signal.lane].resume(signal, asyncio.get_running_loop().time())
+        return list(found.values())
 
     def _message(self, signal: BackpressureSignal) -> Message:
         topic = self._catalogue.name("backpressure")

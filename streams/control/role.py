@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from streams.backpressure.stages import stages_of
 from streams.broker.kafka.settings import KafkaSettings
 from streams.broker.port import Broker
 from streams.control.plane import ControlPlane
@@ -23,6 +24,9 @@ class ControlRole:
     Args:
         broker: For everything that is written, and for offsets.
         kafka: For Faust's own consumer.
+
+    Attributes:
+        plane: What decides, with its last `report` of the lag and its last `signals`; None until it runs.
     """
 
     def __init__(self, broker: Broker, catalogue: Catalogue, settings: ControlSettings, kafka: KafkaSettings) -> None:
@@ -30,6 +34,7 @@ class ControlRole:
         self._catalogue = catalogue
         self._settings = settings
         self._kafka = kafka
+        self.plane: ControlPlane | None = None
 
     async def run(self) -> None:
         """Run until cancelled, then stop the app and let go of the desks.
@@ -47,7 +52,7 @@ class ControlRole:
                 "or run the other roles without it (--role shards --role tools ...)"
             ) from error
         await self._check_topics()
-        plane = ControlPlane(self._broker, self._catalogue, self._settings)
+        plane = self.plane = ControlPlane(self._broker, self._catalogue, self._settings)
         app = faust_app(self._kafka, self._catalogue, self._settings, plane)
         try:
             await app.start()
@@ -57,8 +62,8 @@ class ControlRole:
             await self._stop(app, plane)
 
     async def _check_topics(self) -> None:
-        kinds = ("outcomes", "breakers", "backpressure", "invocations")
-        names = {self._catalogue.name(kind) for kind in kinds}
+        names = {self._catalogue.name(kind) for kind in ("outcomes", "breakers", "backpressure")}
+        names |= {stage.topic for stage in stages_of(self._catalogue)}
         if missing := names - (await self._broker.admin.describe(names, with_config=False)).keys():
             raise TopicError(
                 f"{', '.join(sorted(missing))} do not exist at {self._broker.address}; run `streams topics create`"

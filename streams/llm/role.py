@@ -114,7 +114,9 @@ class LlmRole:
             history_s=catalogue.history_s,
             max_open=settings.max_held,
         )
-        self.queue = _Queue(self._let_go, broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s)
+        self.queue = _Queue(
+            self._let_go, broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s, now=now
+        )
 
     async def run(self) -> None:
         """Join the group and answer requests until cancelled."""

@@ -80,7 +80,11 @@ class BackpressureSignal:
         retry_after_s: Seconds until the backlog is expected to be at its target.
         lag_records: Backlog, unread and open, over all partitions.
         lag_s: Age of the oldest unread record.
+        arrival_per_s: Invocations that arrive per second, smoothed.
+        drain_per_s: Invocations that are finished per second when there are enough of them.
+        at_ms: When it was decided, in ms since the epoch; of two signals the younger one holds.
         ttl_s: Seconds after which the signal says nothing any more.
+        reason: With `slow` and `closed`, which partition of what is fullest, in words.
     """
 
     lane: str
@@ -92,6 +96,7 @@ class BackpressureSignal:
     drain_per_s: float
     at_ms: int
     ttl_s: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from functools import cache
 
 JSON_TYPE = b"application/json"
 AVRO_TYPE = b"avro/binary"
+PRIORITY = "ce_priority"
+"""Name of the first header of an invocation whose priority is not `normal`."""
+LOW = b"low"
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -20,9 +23,16 @@ def internal(record_type: str, traceparent: str = "") -> Headers:
     return (*kind, ("traceparent", traceparent.encode())) if traceparent else kind
 
 
-def public(record_type: str, *, record_id: str, source: str, content_type: bytes, traceparent: str = "") -> Headers:
-    """Return the headers of a record that others read too (`invocations`, `results`): full CloudEvents."""
+def public(
+    record_type: str, *, record_id: str, source: str, content_type: bytes, traceparent: str = "", priority: str = ""
+) -> Headers:
+    """Return the headers of a record that others read too (`invocations`, `results`): full CloudEvents.
+
+    Args:
+        priority: Of an invocation, empty for `normal`.
+    """
     return (
+        *(((PRIORITY, priority.encode()),) if priority else ()),
         *internal(record_type, traceparent),
         ("ce_specversion", b"1.0"),
         ("ce_id", record_id.encode()),

@@ -25,6 +25,7 @@ from streams.shards.effects import Event, Write
 from streams.shards.engine import Engine
 from streams.shards.inputs import to_event, waits_for_deploy
 from streams.shards.live import CURSOR_KEY
+from streams.shards.load import load_of
 from streams.shards.pacing import CommitPace
 from streams.shards.poison import Poison
 from streams.shards.restore import Restored
@@ -34,7 +35,7 @@ from streams.shards.watchdog import Watchdog
 log = structlog.get_logger(__name__)
 
 IDLE_S = 1.0
-POSITION_INTERVAL_S = 1.0
+POSITION_INTERVAL_S = 0.5
 STUCK_RETRY_S = 30.0
 FEW_WORKING, FEW_WRITES = 1, 8
 """Invocations with a step out, and writes, up to which a commit is never held back: waiting would gather no more."""
@@ -403,9 +404,14 @@ class ShardProcessor:
         )
 
     async def _report(self, reader: Reader) -> None:
-        """Commit positions to the memberless group; for lag tools only, so a failure costs nothing but a warning."""
+        """Commit positions to the memberless group, with a note of what is open.
+
+        Both are for lag tools and the control plane only, so a failure costs nothing but a warning.
+        """
         try:
-            await reader.commit({source: await reader.position(source) for source in self._inputs.values()})
+            load = load_of(self.engine.live.values(), self.engine.handlers.working, self._now())
+            positions = {source: await reader.position(source) for source in self._inputs.values()}
+            await reader.commit(positions, {self._invocations: load.note()})
         except BrokerUnavailable as error:
             log.warning("positions not reported", partition=self.partition, reason=str(error))
 

@@ -89,7 +89,7 @@ class ToolRole:
             history_s=catalogue.history_s,
             max_open=settings.max_open,
         )
-        self.queue = OwnedQueue(broker, plan, self._open, instance_id=instance_id)
+        self.queue = OwnedQueue(broker, plan, self._open, instance_id=instance_id, now=now)
 
     async def run(self) -> None:
         """Run until cancelled: take no more calls, let those under way end for a moment, let go."""

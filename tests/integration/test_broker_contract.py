@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from streams.broker import Broker, LogRecord, Message, Partition, Reader, TopicSpec, partition_for
+from streams.broker import Broker, Committed, LogRecord, Message, Partition, Reader, TopicSpec, partition_for
+from streams.broker.port import SkimmedRecord
 from streams.broker.table import Table, read_to_end
 from streams.errors import (
     BrokerError,
@@ -49,6 +50,18 @@ async def take(reader: Reader, count: int, *, within_s: float = 5.0) -> list[Log
     while len(found) < count and time.monotonic() < deadline:
         for records in (await reader.poll(timeout_s=0.2)).values():
             found += records
+    return found
+
+
+async def skimmed(broker: Broker, positions: dict[Partition, int]) -> dict[Partition, list[SkimmedRecord]]:
+    """Skim up to the ends."""
+    found: dict[Partition, list[SkimmedRecord]] = {partition: [] for partition in positions}
+    ends = await broker.admin.end_offsets(positions)
+    async with asyncio.timeout(10):
+        while behind := {p: position for p, position in positions.items() if position < ends[p]}:
+            for partition, (position, records) in (await broker.admin.skim(behind)).items():
+                found[partition] += records
+                positions[partition] = position
     return found
 
 
@@ -195,6 +208,49 @@ class TestProducerAndReader:
         async with broker.reader() as reader:
             with pytest.raises(ValueError, match="group"):
                 await reader.commit({Partition(topic, 0): 1})
+
+    async def test_notes_are_kept_with_the_position_and_replaced_with_it(self, broker: Broker) -> None:
+        topic, group = await new_topic(broker, partitions=2), ring_name()
+        first, second = all_of(topic, 2)
+        async with broker.reader(group=group) as reader:
+            await reader.assign({first: 0, second: 0})
+            await reader.commit({first: 0, second: 0}, {first: "3 open"})
+            found = await broker.admin.committed(group, [first, second])
+            assert found == {first: Committed(0, "3 open"), second: Committed(0)}
+            await reader.commit({first: 0})
+        assert await broker.admin.committed(group, [first, second]) == {first: Committed(0), second: Committed(0)}
+
+    async def test_stamps_are_those_of_the_records_at_the_positions(self, broker: Broker) -> None:
+        topic = await new_topic(broker, partitions=3)
+        first, second, empty = all_of(topic, 3)
+        async with broker.producer() as producer:
+            for number in (0, 0, 1):
+                await producer.send(Message(topic, b"k", b"v" * 5_000, partition=number))
+                await asyncio.sleep(0.01)
+        async with broker.reader() as reader:
+            await reader.assign({first: 0, second: 0})
+            records = {(r.partition, r.offset): r.timestamp_ms for r in await take(reader, 3)}
+        stamps = await broker.admin.stamps_at({first: 1, second: 0, empty: 0})
+        assert stamps == {first: records[0, 1], second: records[1, 0]}
+        assert await broker.admin.stamps_at({first: 0, second: 1}) == {first: records[0, 0]}
+        assert await broker.admin.stamps_at({}) == {}
+
+    async def test_skimming_gives_committed_records_without_their_values(self, broker: Broker) -> None:
+        topic = await new_topic(broker, partitions=2)
+        first, second = all_of(topic, 2)
+        ring = broker.ring(ring_name())
+        await ring.start()
+        await ring.transact([Message(topic, b"a/1", b"v", 0, (("h", b"1"),)), Message(topic, b"a/2", None, 0)])
+        async with broker.producer() as producer:
+            await producer.send(*(Message(topic, b"b/%d" % n, b"v" * 2_000, 1) for n in range(2_000)))
+        found = await skimmed(broker, {first: 0, second: 5})
+        stamps = await broker.admin.stamps_at({first: 0})
+        assert [(r[0], r[2], [*r[3]]) for r in found[first]] == [(0, b"a/1", [("h", b"1")]), (1, b"a/2", [])]
+        assert found[first][0][1] == stamps[first]
+        assert [(r[0], r[2]) for r in found[second]] == [(n, b"b/%d" % n) for n in range(5, 2_000)]
+        assert await broker.admin.skim({}) == {}
+        assert await broker.admin.skim({first: 99}) == {}
+        await ring.close()
 
     async def test_a_message_without_key_and_partition_is_refused(self, broker: Broker) -> None:
         topic = await new_topic(broker)

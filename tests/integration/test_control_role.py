@@ -28,11 +28,12 @@ from streams.records.topics import Catalogue
 
 pytest.importorskip("faust")
 
-KINDS = ("outcomes", "breakers", "backpressure", "invocations")
 POLICY = BreakerPolicy(open_s=1.0, jitter=0, probe_lease_s=2.0)
 SETTINGS = ControlSettings(
     breaker=POLICY,
-    backpressure=BackpressurePolicy(target_records=10, slow_records=50, close_records=200, dwell_s=0.5),
+    backpressure=BackpressurePolicy(
+        target_records=10, slow_records=50, close_records=200, least_records=10, dwell_s=0.5
+    ),
     sample_s=0.2,
 )
 
@@ -81,7 +82,7 @@ class World:
 @asynccontextmanager
 async def world(kafka: str) -> AsyncIterator[World]:
     it = World(kafka)
-    plans = [plan for plan in it.catalogue.topics() if plan.kind.name in KINDS]
+    plans = it.catalogue.topics()
     await it.broker.admin.create_topics([TopicSpec(p.name, p.partitions, 1, p.config) for p in plans])
     signals = Table(it.broker, partitions_of(it.catalogue, "backpressure"))
     signals.on_record(lambda record: it.gate.put(record.key or b"", record.value))
@@ -221,7 +222,10 @@ async def test_a_backlog_closes_the_lane_and_draining_opens_it(kafka):
 
 async def test_missing_topics_are_named(kafka):
     it = World(kafka)
-    with pytest.raises(TopicError, match=rf"{it.catalogue.namespace}.outcomes do not exist .* `streams topics create`"):
+    with pytest.raises(
+        TopicError,
+        match=rf"{it.catalogue.namespace}.backpressure, .*outcomes, .* do not exist .* `streams topics create`",
+    ):
         await it.role().run()
     await it.broker.close()
 

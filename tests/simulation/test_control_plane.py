@@ -20,7 +20,7 @@ from streams.testing.virtual_time import run
 CATALOGUE = Catalogue("ns", 1)
 SETTINGS = ControlSettings(
     breaker=BreakerPolicy(window_calls=10, minimum_calls=5, open_s=5, jitter=0, probe_lease_s=2),
-    backpressure={"target_records": 5, "slow_records": 20, "close_records": 50, "dwell_s": 1},
+    backpressure={"target_records": 5, "slow_records": 20, "close_records": 50, "least_records": 10, "dwell_s": 1},
 )
 
 
@@ -146,8 +146,8 @@ def test_a_spike_closes_the_lane_and_draining_opens_it():
         signals = []
         async for batch in read_to_end(world.broker, [Partition(CATALOGUE.name("backpressure"), 0)]):
             signals += [decode_as(BackpressureSignal, record.value or b"") for record in batch]
-        assert [s.level for s in signals] == ["open", "closed", "closed", "closed", "slow", "open"]
-        assert [s.lag_records for s in signals] == [0, 100, 100, 40, 19, 5]
+        assert [s.level for s in signals] == ["open", "closed", "closed", "closed", "closed", "slow", "open"]
+        assert [s.lag_records for s in signals] == [0, 100, 100, 40, 19, 5, 0]
         assert signals[3].retry_after_s > 0
         assert signals[2].lag_s >= 2
 

@@ -12,7 +12,9 @@ from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streams.broker.kafka.client import Connection, quietly
-from streams.broker.port import Isolation, Partition, TopicSpec
+from streams.broker.kafka.skim import skim
+from streams.broker.kafka.stamps import stamps_at
+from streams.broker.port import Committed, Isolation, Partition, Skimmed, TopicSpec
 from streams.errors import TopicError
 
 _ALREADY_EXISTS = kafka_errors.TopicAlreadyExistsError.errno
@@ -117,6 +119,22 @@ class KafkaAdmin:
             answer |= await self.end_offsets(missing)
         return answer
 
+    async def stamps_at(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Timestamp of the first record at or after each position."""
+        if not positions:
+            return {}
+        asker = await self._asker("read_uncommitted", {p.topic for p in positions})
+        async with self._connection.bounded("asking for timestamps"):
+            return await stamps_at(asker._client, positions)
+
+    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, without their values."""
+        if not positions:
+            return {}
+        asker = await self._asker("read_committed", {p.topic for p in positions})
+        async with self._connection.bounded("skimming records"):
+            return await skim(asker._client, positions)
+
     async def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Delete the records below the given offsets."""
         if not before:
@@ -130,12 +148,20 @@ class KafkaAdmin:
 
     async def group_offsets(self, group: str, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Committed offsets of *group*."""
+        return {partition: at.offset for partition, at in (await self.committed(group, partitions)).items()}
+
+    async def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, Committed]:
+        """Committed offsets of *group* with their notes."""
         if not partitions:
             return {}
         admin = await self._client()
         async with self._connection.bounded("asking for a group's offsets"):
             found = await admin.list_consumer_group_offsets(group, partitions=[TopicPartition(*p) for p in partitions])
-        return {Partition(*source): at.offset for source, at in found.items() if at.offset >= 0}
+        return {
+            Partition(*source): Committed(at.offset, at.metadata or "")
+            for source, at in found.items()
+            if at.offset >= 0
+        }
 
     async def close(self) -> None:
         """Close all connections."""

@@ -116,13 +116,16 @@ class KafkaReader:
         async with self._connection.bounded("seeking"):
             self._consumer.seek(TopicPartition(*partition), offset)
 
-    async def commit(self, positions: Mapping[Partition, int]) -> None:
+    async def commit(self, positions: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None) -> None:
         """Commit *positions* to the reader's memberless group."""
         if self._group is None:
             raise ValueError("this reader has no group to commit to; make it with reader(group=...)")
         if positions:
+            known = notes or {}
             async with self._connection.bounded("committing positions"):
-                await self._consumer.commit({TopicPartition(*p): offset for p, offset in positions.items()})
+                await self._consumer.commit(
+                    {TopicPartition(*p): (offset, known.get(p, "")) for p, offset in positions.items()}
+                )
 
     async def _buffered(self, asked: tuple[TopicPartition, ...], max_records: int) -> dict[TopicPartition, list[Any]]:
         """Take what is in the buffer and may be returned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
-from streams.broker.port import Isolation, Message, Partition, TopicSpec
+from streams.broker.port import Committed, Isolation, Message, Partition, Skimmed, TopicSpec
 from streams.broker.ring import OrderedRing
 from streams.broker.simulated.link import ADDRESS, Link
 from streams.broker.simulated.log import SimulatedLog
@@ -13,6 +13,8 @@ from streams.broker.simulated.membership import SimulatedMembership
 from streams.broker.simulated.process import Process
 from streams.broker.simulated.reader import SimulatedReader
 from streams.errors import BrokerError, CommitAmbiguous
+
+_SKIM_RECORDS = 5_000
 
 
 class SimulatedProducer:
@@ -124,11 +126,36 @@ class SimulatedAdmin:
 
         await self._link.request("deleting records", delete)
 
+    async def stamps_at(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Timestamp of the first record at or after each position."""
+
+        def look() -> dict[Partition, int]:
+            found = {p: self._log.partition(p).stamp_at(offset) for p, offset in positions.items()}
+            return {p: stamp for p, stamp in found.items() if stamp is not None}
+
+        return await self._link.request("asking for timestamps", look)
+
+    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, without their values."""
+
+        def look() -> dict[Partition, Skimmed]:
+            found = {}
+            for partition, position in positions.items():
+                source = self._log.partition(partition)
+                if source.begin <= position <= source.end:
+                    records, after = source.read(position, _SKIM_RECORDS, "read_committed")
+                    found[partition] = Skimmed(after, [(r.offset, r.timestamp_ms, r.key, r.headers) for r in records])
+            return found
+
+        return await self._link.request("skimming records", look)
+
     async def group_offsets(self, group: str, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Committed offsets of *group*."""
-        return await self._link.request(
-            "asking for a group's offsets", lambda: self._log.group_offsets(group, partitions)
-        )
+        return {partition: at.offset for partition, at in (await self.committed(group, partitions)).items()}
+
+    async def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, Committed]:
+        """Committed offsets of *group* with their notes."""
+        return await self._link.request("asking for a group's offsets", lambda: self._log.committed(group, partitions))
 
 
 class SimulatedBroker:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from streams.broker.partitioning import partition_for
-from streams.broker.port import Isolation, LogRecord, Message, Partition, TopicSpec
+from streams.broker.port import Committed, Isolation, LogRecord, Message, Partition, TopicSpec
 from streams.broker.simulated.groups import Group
 from streams.broker.simulated.partition import PartitionLog, Transaction
 from streams.broker.simulated.timing import LOG_CONTEXT, Timing
@@ -54,7 +54,7 @@ class SimulatedLog:
         self._topics: dict[str, tuple[TopicSpec, list[PartitionLog]]] = {}
         self._producers: dict[str, _ProducerState] = {}
         self._groups: dict[str, Group] = {}
-        self._group_offsets: dict[str, dict[Partition, int]] = {}
+        self._committed: dict[str, dict[Partition, Committed]] = {}
 
     def now_ms(self) -> int:
         """The cluster's clock."""
@@ -270,13 +270,13 @@ class SimulatedLog:
             group = self._groups[name] = Group(name, len(self.partitions(anchor)), self.timing, self.random)
         return group
 
-    def commit_offsets(self, group: str, offsets: dict[Partition, int]) -> None:
-        """Store *offsets* of *group*."""
-        for partition in offsets:
+    def commit_offsets(self, group: str, committed: dict[Partition, Committed]) -> None:
+        """Store what *group* has *committed*."""
+        for partition in committed:
             self.partition(partition)
-        self._group_offsets.setdefault(group, {}).update(offsets)
+        self._committed.setdefault(group, {}).update(committed)
 
-    def group_offsets(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, Committed]:
         """Return what *group* has committed."""
-        stored = self._group_offsets.get(group, {})
+        stored = self._committed.get(group, {})
         return {p: stored[p] for p in partitions if p in stored}

@@ -123,6 +123,13 @@ class PartitionLog:
                 return entry.offset
         return self.stable
 
+    def stamp_at(self, offset: int) -> int | None:
+        """Return the timestamp of the first record at or after *offset*, open transactions included."""
+        for entry in self._records[max(offset, self.begin) - self._base :]:
+            if entry is not None:
+                return entry.timestamp_ms
+        return None
+
     def delete_before(self, offset: int) -> None:
         """Delete the records below *offset*, at most up to the stable end."""
         offset = min(offset, self.stable)

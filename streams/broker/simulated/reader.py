@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Self
 
-from streams.broker.port import Isolation, LogRecord, Partition
+from streams.broker.port import Committed, Isolation, LogRecord, Partition
 from streams.broker.simulated.link import Link
 from streams.broker.simulated.partition import PartitionLog
 from streams.broker.simulated.timing import LOG_CONTEXT
@@ -101,12 +101,13 @@ class SimulatedReader:
         self._positions[partition] = offset
         self.arrived(partition)
 
-    async def commit(self, positions: Mapping[Partition, int]) -> None:
+    async def commit(self, positions: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None) -> None:
         """Commit *positions* to the reader's memberless group."""
         if self._group is None:
             raise ValueError("this reader has no group to commit to; make it with reader(group=...)")
-        group, offsets = self._group, dict(positions)
-        await self._link.request("committing positions", lambda: self._log.commit_offsets(group, offsets))
+        group, known = self._group, notes or {}
+        committed = {p: Committed(offset, known.get(p, "")) for p, offset in positions.items()}
+        await self._link.request("committing positions", lambda: self._log.commit_offsets(group, committed))
 
     def arrived(self, partition: Partition) -> None:
         """Wake a poll that waits for *partition*, after the time that a fetch takes."""
