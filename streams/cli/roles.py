@@ -21,6 +21,7 @@ from streams.broker.connect import open_broker
 from streams.broker.port import Broker
 from streams.broker.topics import ensure_partitions
 from streams.errors import StreamsError
+from streams.observe.log_check import LogCheck
 from streams.observe.logs import configure_logs
 from streams.observe.server import serve_probes
 from streams.records.topics import Catalogue
@@ -129,7 +130,9 @@ async def run_roles(
         made: dict[str, Runs] = {
             role: make_role(role, app, broker, catalogue, settings) for role in ROLES if role in roles
         }
-        await stack.enter_async_context(serve_probes(settings.observe, made))
+        await stack.enter_async_context(
+            serve_probes(settings.observe, made, LogCheck.of(broker, catalogue.name("owners")))
+        )
         if ready is not None:
             ready()
         try:

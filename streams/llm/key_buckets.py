@@ -57,6 +57,7 @@ class KeyStatus:
     Attributes:
         running: Calls that hold a reservation.
         cools_for_s: Seconds until the key may be used again after the provider sent it away.
+        out_for_s: Seconds until the key is tried again after the provider did not accept it; 0 while it is in use.
     """
 
     key_name: str
@@ -64,6 +65,7 @@ class KeyStatus:
     running: int
     concurrency: int | None
     cools_for_s: float
+    out_for_s: float = 0.0
 
 
 class KeyBuckets:

@@ -203,7 +203,10 @@ class Pool:
         """Return what is held, what runs, and what is left of each limit."""
         now, scheduler = self.clock(), self._scheduler
         oldest = scheduler.queue.oldest()
-        keys = tuple(key.status(now) for key in scheduler.keys)
+        keys = tuple(
+            replace(key.status(now), out_for_s=scheduler.out_for_s(index, now))
+            for index, key in enumerate(scheduler.keys)
+        )
         sample = [held.estimate for held in islice(scheduler.queue, HELD_SAMPLE)]
         return PoolStatus(
             self.name,

@@ -30,6 +30,7 @@ from streams.llm.dispatcher import Dispatcher
 from streams.llm.letting_go import LettingGo
 from streams.llm.limits import KeyLimits
 from streams.llm.live_limits import LiveLimits
+from streams.llm.measures import LlmMeasures
 from streams.llm.pool import Pool
 from streams.llm.pool_reports import report_of, report_pools
 from streams.llm.pool_status import PoolStatus
@@ -102,6 +103,7 @@ class LlmRole:
         self._reporter = reporter
         keys = {name: len(pool.secrets) for name, pool in self._pools.items()}
         self._limits = LiveLimits(settings.pools, keys, settings.tenant_budgets, self._configure)
+        self.measures = LlmMeasures(self._pools)
         self._feed: TokenFeed | None = None
         lanes = catalogue.lanes.get("llm-requests", ())
         plan = QueuePlan(
@@ -195,6 +197,7 @@ class LlmRole:
         assert self._feed is not None
         stream = partial(self._feed.open, request, partition) if request.stream else None
         result = await self.dispatcher.answer(request, stream, letting_go)
+        self.measures.answer(result)
         return Message(
             self._catalogue.name("llm-results"),
             agent_of(request.invocation).encode(),

@@ -154,6 +154,10 @@ class Scheduler(Generic[T]):
         """Use a key no more until then: the provider does not accept it."""
         self._out_until[key] = until
 
+    def out_for_s(self, key: int, now: float) -> float:
+        """Return the seconds for which a key is out; 0 while it is used."""
+        return max(0.0, self._out_until[key] - now)
+
     def usable_keys(self, now: float) -> int:
         """Return how many keys are not taken out."""
         return sum(until <= now for until in self._out_until)

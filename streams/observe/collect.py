@@ -19,7 +19,6 @@ from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 
 if TYPE_CHECKING:
-    from streams.breakers import Guard
     from streams.broker.owned_queue import OwnedQueue
     from streams.gateway.role import GatewayRole
     from streams.llm.role import LlmRole
@@ -42,11 +41,15 @@ class RoleCollector(Collector):
     Args:
         roles: The role objects of this process, by name; those that it does not know are passed over.
         max_series: Most label combinations of one metric.
+
+    Attributes:
+        log_problem: Why the log could not be used when it was asked last; empty when it answered.
     """
 
     def __init__(self, roles: Mapping[str, Any], max_series: int) -> None:
         self._roles = roles
         self._max_series = max_series
+        self.log_problem = ""
 
     def describe(self) -> Iterable[Family]:
         """Promise nothing: which metrics there are depends on the roles."""
@@ -54,7 +57,7 @@ class RoleCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Read everything once."""
-        grouped: dict[m.Metric, list[Sample]] = {}
+        grouped = {m.LOG_UP: [Sample(m.LOG_UP, not self.log_problem)]}
         for sample in samples(self._roles):
             grouped.setdefault(sample.metric, []).append(sample)
         over = {metric: len(found) - self._max_series for metric, found in grouped.items()}
@@ -116,6 +119,8 @@ def _spread(*several: Distributions) -> Iterator[Sample]:
 def _shards(role: ShardRole) -> Iterator[Sample]:
     yield Sample(m.DEAD_LETTERS, role.measures.set_aside, ("shards",))
     yield from _spread(*role.measures.distributions)
+    for state in role.breakers.states():
+        yield from _breaker("shards", state.dependency, state.phase)
     for number, processor in sorted(role.processors.items()):
         shard, engine = (str(number),), processor.engine
         counters = engine.counters
@@ -146,24 +151,30 @@ def _shards(role: ShardRole) -> Iterator[Sample]:
 def _tools(role: ToolRole) -> Iterator[Sample]:
     yield from _queue("tools", role.queue)
     for guard in role.guards.values():
-        yield from _breaker("tools", guard)
+        yield from _breaker("tools", guard.dependency, guard.phase)
+    yield from _spread(role.attempts)
 
 
 def _llm(role: LlmRole) -> Iterator[Sample]:
     yield from _queue("llm", role.queue)
     for pool in role.dispatcher.pools.values():
-        yield from _breaker("llm", pool.guard)
+        yield from _breaker("llm", pool.guard.dependency, pool.guard.phase)
+    yield from _spread(*role.measures.distributions)
+    for labels, tokens in role.measures.tokens.items():
+        yield Sample(m.LLM_TOKENS, tokens, labels)
     for status in role.status():
         name = (status.name,)
         yield Sample(m.POOL_HELD, status.held, name)
         yield Sample(m.POOL_RUNNING, status.running, name)
         yield Sample(m.POOL_OLDEST, status.oldest_s, name)
+        yield Sample(m.POOL_EXPECTED_WAIT, status.expected_wait_s, name)
         yield Sample(m.POOL_DOWN, bool(status.down), name)
         yield Sample(m.POOL_SENT, status.counts.sent, name)
         yield Sample(m.POOL_THROTTLED, status.counts.throttled, name)
         yield Sample(m.POOL_UNAVAILABLE, status.counts.unavailable, name)
         for key in status.keys:
             yield Sample(m.KEY_RUNNING, key.running, (status.name, key.key_name))
+            yield Sample(m.KEY_OUT, key.out_for_s > 0, (status.name, key.key_name))
             yield Sample(m.KEY_COOLS, key.cools_for_s, (status.name, key.key_name))
             for bucket in key.buckets:
                 labels = (status.name, key.key_name, bucket.quantity)
@@ -172,7 +183,7 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
 
 
 def _memory(role: MemoryRole) -> Iterator[Sample]:
-    yield from _breaker("memory", role.guard)
+    yield from _breaker("memory", role.guard.dependency, role.guard.phase)
     yield Sample(m.SINK_READ, role.counts.read)
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
@@ -191,9 +202,9 @@ def _queue(role: str, queue: OwnedQueue) -> Iterator[Sample]:
     yield Sample(m.DEAD_LETTERS, queue.set_aside, (role,))
 
 
-def _breaker(role: str, guard: Guard) -> Iterator[Sample]:
+def _breaker(role: str, dependency: str, now: str) -> Iterator[Sample]:
     for phase in m.PHASES:
-        yield Sample(m.BREAKER_PHASE, guard.phase == phase, (role, guard.dependency, phase))
+        yield Sample(m.BREAKER_PHASE, now == phase, (role, dependency, phase))
 
 
 _READERS: Mapping[str, Callable[[Any], Iterator[Sample]]] = {

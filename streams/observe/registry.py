@@ -78,6 +78,9 @@ TOKENS: Final = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0, 100_000.0, 
 ROLE_READY = Metric(
     "gauge", "1 or 0", "The role has what it needs to work: see /readyz for what is missing",
     "streams_role_ready", ("role",))
+LOG_UP = Metric(
+    "gauge", "1 or 0", "Kafka answered within two seconds when this process asked it for the scrape",
+    "streams_log_up")
 SERIES_FOLDED = Metric(
     "gauge", "series", "Label combinations beyond max_series that this scrape has in the series `other`",
     "streams_series_folded", ("metric",))
@@ -172,9 +175,14 @@ QUEUE_PARTITIONS = Metric(
     "gauge", "partitions", "Whose calls this process reads",
     "streams_queue_partitions", ("role",))
 
+# -- tools -------------------------------------------------------------------------------------------------------------
+TOOL_ATTEMPT_SECONDS = Metric(
+    "histogram", "seconds", "One attempt of a tool in its worker; failed is what counts for the breaker, or ok",
+    "streams_tool_attempt_seconds", ("tool", "outcome"), LONG_S)
+
 # -- breakers ----------------------------------------------------------------------------------------------------------
 BREAKER_PHASE = Metric(
-    "gauge", "1 or 0", "The phase that holds for the role's calls to the dependency",
+    "gauge", "1 or 0", "The phase that holds for the role's calls to the dependency; for shards, the fleet's",
     "streams_breaker_phase", ("role", "dependency", "phase"))
 
 # -- model pools -------------------------------------------------------------------------------------------------------
@@ -187,6 +195,9 @@ POOL_RUNNING = Metric(
 POOL_OLDEST = Metric(
     "gauge", "seconds", "Age of the request that is held longest",
     "streams_llm_oldest_held_seconds", ("pool",))
+POOL_EXPECTED_WAIT = Metric(
+    "gauge", "seconds", "For which a request that comes now will probably be held; infinite when nothing tells",
+    "streams_llm_expected_wait_seconds", ("pool",))
 POOL_DOWN = Metric(
     "gauge", "1 or 0", "The pool cannot answer: its breaker is open, or no key is accepted",
     "streams_llm_pool_down", ("pool",))
@@ -199,6 +210,18 @@ POOL_THROTTLED = Metric(
 POOL_UNAVAILABLE = Metric(
     "counter", "calls", "Failed by an error of the endpoint or a timeout",
     "streams_llm_unavailable_calls", ("pool",))
+LLM_TOKENS = Metric(
+    "counter", "tokens", "Used by answered requests, by the pool that was asked first; direction is input or output",
+    "streams_llm_tokens", ("pool", "direction"))
+LLM_HELD_SECONDS = Metric(
+    "histogram", "seconds", "For which a request was held because of limits and outages",
+    "streams_llm_held_seconds", ("pool",), LONG_S)
+LLM_CALL_SECONDS = Metric(
+    "histogram", "seconds", "The provider's last call for a request; all its time where none was answered",
+    "streams_llm_call_seconds", ("pool", "outcome"), LONG_S)
+KEY_OUT = Metric(
+    "gauge", "1 or 0", "The provider does not accept the key, which is left out for some minutes",
+    "streams_llm_key_out", KEY)
 KEY_RUNNING = Metric(
     "gauge", "calls", "Of the key, under way",
     "streams_llm_key_running_calls", KEY)

@@ -50,6 +50,10 @@ class ShardRole:
 
     Args:
         die: Ends the process when a commit was fenced or is ambiguous.
+
+    Attributes:
+        measures: What all shards of the process measure together.
+        breakers: The fleet's breakers as the shards know them.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class ShardRole:
         )
         self._pace = CommitPace(settings.max_commits_per_s, settings.max_commits_per_s / 10, clock)
         self._watchdog = Watchdog(settings.blocked_warning_s, settings.blocked_exit_s)
-        self._breakers = BreakerView()
+        self.breakers = BreakerView()
         self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
 
     async def run(self) -> None:
@@ -88,7 +92,7 @@ class ShardRole:
         refuse_blocking_calls()
         try:
             async with (
-                breakers_table(self._broker, self._catalogue, self._breakers.apply),
+                breakers_table(self._broker, self._catalogue, self.breakers.apply),
                 self._broker.producer() as producer,
                 asyncio.TaskGroup() as group,
             ):
@@ -106,7 +110,7 @@ class ShardRole:
         await report_outcomes(
             producer,
             self._catalogue,
-            self._breakers.drain,
+            self.breakers.drain,
             every_s=DEMAND_INTERVAL_S,
             now_ms=lambda: int(self._now() * 1000),
         )
@@ -170,7 +174,7 @@ class ShardRole:
             partition=number,
             partition_of=lambda agent: partition_for(agent.encode(), count),
             limits=self._settings.limits(self._catalogue.max_payload_bytes),
-            admit=lambda dependency, now: self._breakers.admit(dependency, self._reporter, int(now * 1000)),
+            admit=lambda dependency, now: self.breakers.admit(dependency, self._reporter, int(now * 1000)),
             encode_result=partial(encode_result, as_json=self._settings.results_as == "json"),
             counters=Counters(measures=self.measures),
         )

@@ -20,6 +20,8 @@ from streams.breakers.refusal import Refusal
 from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
 from streams.broker.port import Broker, LogRecord, Message
 from streams.errors import CodecError
+from streams.observe.distribution import Distributions
+from streams.observe.registry import TOOL_ATTEMPT_SECONDS
 from streams.records import decode_as, encode, headers
 from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.ids import StepId
@@ -38,6 +40,9 @@ class ToolRole:
     Args:
         breaker: Thresholds of the tools' breakers.
         random: Source of jitter.
+
+    Attributes:
+        attempts: How long attempts of each tool took.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class ToolRole:
         self._settings = settings
         self._now = now
         self._random = random or Random()
+        self.attempts = Distributions(TOOL_ATTEMPT_SECONDS)
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
         policy = breaker or BreakerPolicy()
         self.guards = {
@@ -164,6 +170,7 @@ class ToolRole:
             await claims.claim(call)
 
         def observe(attempt: Attempt) -> None:
+            self.attempts[tool.name, "failed" if attempt.failed else "ok"].add(attempt.elapsed_s)
             guard.record(admitted, attempt.failed, attempt.elapsed_s, int(self._now() * 1000), attempt.error)
 
         return await self._runner.run(tool, call, observe)

@@ -10,8 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.agents.run import Request
-from streams.breakers import BreakerPolicy, Guard
+from streams.breakers import BreakerPolicy, BreakerView, Guard
 from streams.llm.key_buckets import BucketStatus, KeyStatus
+from streams.llm.measures import LlmMeasures
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.memory.sink import SinkCounts
 from streams.observe import registry
@@ -19,8 +20,10 @@ from streams.observe.collect import RoleCollector, Sample, fold, samples
 from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 from streams.observe.registry import Metric
+from streams.records.control import BreakerState
 from streams.records.invocations import Invocation, Result
 from streams.records.journal import Completion
+from streams.records.steps import LlmResult
 from streams.shards.effects import Counters
 from streams.shards.measures import ShardMeasures
 
@@ -57,7 +60,9 @@ def measured():
 
 def shards(**processors):
     numbered = {int(name.removeprefix("p")): it for name, it in processors.items()}
-    return SimpleNamespace(processors=numbered, measures=measured())
+    view = BreakerView()
+    view.apply(BreakerState("tool:bank", "open", 1, 1, "half of its calls failed", 0))
+    return SimpleNamespace(processors=numbered, measures=measured(), breakers=view)
 
 
 def queue(partitions=(0, 1), open_calls=3):
@@ -75,13 +80,18 @@ def tripped(dependency):
 
 
 def every_role():
-    key = KeyStatus("fast/1", (BucketStatus("requests", 12.0, 60.0, 60.0),), 2, None, 0.0)
+    key = KeyStatus("fast/1", (BucketStatus("requests", 12.0, 60.0, 60.0),), 2, None, 0.0, out_for_s=200.0)
+    attempts = Distributions(registry.TOOL_ATTEMPT_SECONDS)
+    attempts["crm", "failed"].add(5.0)
+    answers = LlmMeasures(("fast",))
+    answers.answer(LlmResult("dispute/c-1/k", 0, 1, "fast", "ok", input_tokens=90, held_s=0.2, elapsed_s=1.5))
     status = PoolStatus("fast", 4, 2, 1.5, "", (key,), PoolCounts(sent=9, throttled=1))
     return {
         "shards": shards(p0=processor(accepted=10, finished={"succeeded": 8, "failed": 1}), p3=processor()),
-        "tools": SimpleNamespace(queue=queue(), guards={"tool:crm": tripped("tool:crm")}),
+        "tools": SimpleNamespace(queue=queue(), guards={"tool:crm": tripped("tool:crm")}, attempts=attempts),
         "llm": SimpleNamespace(
             queue=queue(),
+            measures=answers,
             status=lambda: (status,),
             dispatcher=SimpleNamespace(pools={"fast": SimpleNamespace(guard=guard("llm:fast"))}),
         ),
@@ -109,6 +119,12 @@ def scraped():
         ("streams_breaker_phase", {"role": "tools", "dependency": "tool:crm", "phase": "open"}, 1),
         ("streams_breaker_phase", {"role": "tools", "dependency": "tool:crm", "phase": "closed"}, 0),
         ("streams_breaker_phase", {"role": "memory", "dependency": "postgres", "phase": "closed"}, 1),
+        ("streams_breaker_phase", {"role": "shards", "dependency": "tool:bank", "phase": "open"}, 1),
+        ("streams_tool_attempt_seconds_sum", {"tool": "crm", "outcome": "failed"}, 5),
+        ("streams_llm_key_out", {"pool": "fast", "key": "fast/1"}, 1),
+        ("streams_llm_tokens_total", {"pool": "fast", "direction": "input"}, 90),
+        ("streams_llm_held_seconds_sum", {"pool": "fast"}, 0.2),
+        ("streams_llm_call_seconds_sum", {"pool": "fast", "outcome": "ok"}, 1.5),
         ("streams_llm_held_requests", {"pool": "fast"}, 4),
         ("streams_llm_bucket_available", {"pool": "fast", "key": "fast/1", "quantity": "requests"}, 12),
         ("streams_memory_written_rows_total", {}, 80),
@@ -136,7 +152,7 @@ def test_a_scrape_has_what_roles_counted(scraped, name, labels, value):
 
 def test_every_row_of_the_registry_has_a_reader():
     read = {sample.metric for sample in samples(every_role())}
-    assert set(registry.METRICS) - read == {registry.SERIES_FOLDED}
+    assert set(registry.METRICS) - read == {registry.SERIES_FOLDED, registry.LOG_UP}
 
 
 def test_labels_are_those_that_the_registry_names():
@@ -194,5 +210,5 @@ def test_shards_say_what_they_wait_for(role, reason):
 
 
 def test_a_queue_without_partitions_is_not_ready():
-    it = SimpleNamespace(queue=queue(partitions=()), guards={})
+    it = SimpleNamespace(queue=queue(partitions=()))
     assert missing({"tools": it}) == {"tools": "no partition is read by this process"}

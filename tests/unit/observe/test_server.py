@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from streams.errors import SettingsError
+from streams.errors import BrokerUnavailable, SettingsError
 from streams.observe.listen import address_of, listen
+from streams.observe.log_check import LogCheck
 from streams.observe.server import serve_probes
 from streams.observe.settings import ObserveSettings
 
@@ -16,7 +17,7 @@ READY = {"gateway": SimpleNamespace(address="127.0.0.1:1", responses={("submit",
 UNREADY = {"shards": SimpleNamespace(processors={})}
 
 
-async def ask(address: str, request: str) -> str:
+async def ask_http(address: str, request: str) -> str:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request.encode())
@@ -28,7 +29,7 @@ async def ask(address: str, request: str) -> str:
 
 async def get(roles, path, accept="*/*"):
     async with serve_probes(SETTINGS, roles) as address:
-        return await ask(address, f"GET {path} HTTP/1.1\r\nHost: here\r\nAccept: {accept}\r\n\r\n")
+        return await ask_http(address, f"GET {path} HTTP/1.1\r\nHost: here\r\nAccept: {accept}\r\n\r\n")
 
 
 async def test_metrics_are_served_with_those_of_the_process():
@@ -62,21 +63,42 @@ async def test_readiness_names_what_is_missing():
     assert (await get(UNREADY, "/readyz")).endswith("shards: no shard is assigned to this process\n")
 
 
+async def answer_without_the_log(path):
+    async def ask() -> None:
+        raise BrokerUnavailable("Kafka is away")
+
+    async with serve_probes(SETTINGS, READY, LogCheck(ask, "kafka:9092")) as address:
+        return await ask_http(address, f"GET {path} HTTP/1.1\r\n\r\n")
+
+
+async def test_a_process_without_its_log_is_not_ready_but_alive():
+    unready = await answer_without_the_log("/readyz")
+    assert unready.startswith("HTTP/1.1 503 ")
+    assert unready.endswith("log: Kafka is away\n")
+    assert (await answer_without_the_log("/livez")).startswith("HTTP/1.1 200 ")
+
+
+async def test_a_scrape_without_the_log_says_so_and_has_the_rest():
+    answer = await answer_without_the_log("/metrics")
+    assert "streams_log_up 0.0" in answer
+    assert 'streams_gateway_responses_total{route="submit",status="202"} 3.0' in answer
+
+
 async def test_a_scrape_that_fails_is_500_and_the_server_goes_on():
     async with serve_probes(SETTINGS, {"shards": object()}) as address:
-        assert "500 Internal" in await ask(address, "GET /metrics HTTP/1.1\r\n\r\n")
-        assert "200 OK" in await ask(address, "HEAD /livez HTTP/1.1\r\n\r\n")
+        assert "500 Internal" in await ask_http(address, "GET /metrics HTTP/1.1\r\n\r\n")
+        assert "200 OK" in await ask_http(address, "HEAD /livez HTTP/1.1\r\n\r\n")
 
 
 @pytest.mark.parametrize("nonsense", ["", "GET /livez", "x" * 20_000])
 async def test_who_sends_no_request_is_let_go(nonsense):
     async with serve_probes(SETTINGS, READY) as address:
-        assert await ask(address, nonsense) == ""
+        assert await ask_http(address, nonsense) == ""
 
 
 async def test_other_methods_are_refused():
     async with serve_probes(SETTINGS, READY) as address:
-        assert "405 Method" in await ask(address, "POST /metrics HTTP/1.1\r\n\r\n")
+        assert "405 Method" in await ask_http(address, "POST /metrics HTTP/1.1\r\n\r\n")
 
 
 async def test_answers_are_not_held_back_for_an_acknowledgement():
@@ -88,7 +110,7 @@ async def test_answers_are_not_held_back_for_an_acknowledgement():
 
     listener = listen("127.0.0.1", 0, "STREAMS_TEST")
     async with await asyncio.start_server(keep, sock=listener):
-        await ask(address_of(listener), "")
+        await ask_http(address_of(listener), "")
     assert [bool(value) for value in seen] == [True]
 
 
