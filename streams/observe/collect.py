@@ -160,8 +160,8 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
     for pool in role.dispatcher.pools.values():
         yield from _breaker("llm", pool.guard.dependency, pool.guard.phase)
     yield from _spread(*role.measures.distributions)
-    for labels, tokens in role.measures.tokens.items():
-        yield Sample(m.LLM_TOKENS, tokens, labels)
+    for direction, tokens in role.measures.tokens.items():
+        yield Sample(m.LLM_TOKENS, tokens, direction)
     for status in role.status():
         name = (status.name,)
         yield Sample(m.POOL_HELD, status.held, name)
