@@ -155,9 +155,11 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
     instance_id = settings.instance_id
     match role:
         case "shards":
+            from streams.llm.prices import prices_for
             from streams.shards.role import ShardRole
 
-            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id)
+            prices = prices_for(app, settings.llm)
+            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id, prices=prices)
         case "tools":
             from streams.tools.role import ToolRole
 

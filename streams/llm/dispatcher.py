@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import orjson
@@ -208,14 +208,19 @@ class Dispatcher:
                 "finish_reason": response.finish_reason,
             }
         )
+        used = response.usage or Usage(estimate.input_tokens, math.ceil(len(value) / BYTES_PER_TOKEN))
+        cost = pool.price.cost(used.input_tokens, used.output_tokens)
+        served_by = f"{pool.name}:{pool.settings.model}"
         if len(value) > self._max_result_bytes:
             problem = (
                 f"answer of {len(value) / 1e6:.2f} MB exceeds {self._max_result_bytes / 1e6:.2f} MB "
                 "(max_payload_bytes); lower max_output_tokens or raise the setting"
             )
-            return self._failed(asked, "unencodable", problem)
-        used = response.usage or Usage(estimate.input_tokens, math.ceil(len(value) / BYTES_PER_TOKEN))
-        settings, request = pool.settings, asked.request
+            failed = self._failed(asked, "unencodable", problem)
+            return replace(
+                failed, input_tokens=used.input_tokens, output_tokens=used.output_tokens, cost=cost, served_by=served_by
+            )
+        request = asked.request
         return LlmResult(
             invocation=request.invocation,
             incarnation=request.incarnation,
@@ -226,10 +231,11 @@ class Dispatcher:
             attempts=asked.attempts,
             input_tokens=used.input_tokens,
             output_tokens=used.output_tokens,
-            cost=(used.input_tokens * settings.input_price + used.output_tokens * settings.output_price) / 1e6,
+            cost=cost,
             elapsed_s=elapsed_s,
             held_s=asked.held_s,
-            served_by=f"{pool.name}:{settings.model}",
+            served_by=served_by,
+            tenant=request.tenant,
         )
 
     def _failed(
@@ -257,6 +263,7 @@ def _result(
         attempts=attempts,
         elapsed_s=elapsed_s,
         held_s=held_s,
+        tenant=request.tenant,
     )
 
 

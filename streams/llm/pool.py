@@ -23,6 +23,7 @@ from streams.llm.fair_queue import Held
 from streams.llm.key_buckets import KeyBuckets
 from streams.llm.limits import KeyLimits, Part
 from streams.llm.pool_status import PoolCounts, PoolStatus
+from streams.llm.prices import FREE, Price
 from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText, Provider
 from streams.llm.scheduler import Scheduler
@@ -68,6 +69,7 @@ class Pool:
     now: Clock
     weights: Mapping[str, float] = field(default_factory=dict)
     counts: PoolCounts = field(default_factory=PoolCounts)
+    price: Price = FREE
 
     _scheduler: Scheduler[Waiter] = field(init=False)
     _throttles: list[int] = field(init=False)

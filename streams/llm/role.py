@@ -34,6 +34,7 @@ from streams.llm.measures import LlmMeasures
 from streams.llm.pool import Pool
 from streams.llm.pool_reports import report_of, report_pools
 from streams.llm.pool_status import PoolStatus
+from streams.llm.prices import FREE, Price, PriceTable, check_cost_budgets, load_prices, price_of
 from streams.llm.providers import Provider, open_provider
 from streams.llm.settings import LlmSettings, PoolSettings, check_pools, load_keys
 from streams.llm.tokens import TokenFeed
@@ -78,6 +79,8 @@ class LlmRole:
     ) -> None:
         given = dict(providers or {})
         check_pools(app, settings, provided=given)
+        table = load_prices(settings.prices_file)
+        check_cost_budgets(app, settings, table)
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
@@ -96,6 +99,7 @@ class LlmRole:
                 clock,
                 now,
                 settings.tenant_weights,
+                price=_price(name, pool, table),
             )
         self.dispatcher = Dispatcher(
             self._pools, max_result_bytes=catalogue.max_payload_bytes, clock=clock, now=now, rng=self._random
@@ -242,6 +246,13 @@ class _Requests:
 
 def _open(pool: PoolSettings) -> Provider:
     return open_provider(pool.provider, pool.base_url, connections=pool.connections)
+
+
+def _price(name: str, pool: PoolSettings, table: PriceTable) -> Price:
+    price = price_of(pool, table)
+    if price is None:
+        log.info("model %r of pool %r has no price; its calls count as free of charge", pool.model, name)
+    return price or FREE
 
 
 def _policy(breaker: BreakerPolicy, pool: PoolSettings) -> BreakerPolicy:

@@ -49,7 +49,7 @@ class PoolSettings(BaseModel):
         on_outage: `hold` waits for the deadline instead.
         fallback_pools: Pools that are asked, in order, while this one cannot answer.
         connections: Most connections of one process, so also the most calls at once where `concurrency` is None.
-        input_price: Of a million input tokens, in any currency.
+        input_price: Of a million input tokens, in the currency of the price table; the table's if None.
         output_price: Of a million output tokens.
     """
 
@@ -74,8 +74,8 @@ class PoolSettings(BaseModel):
     on_outage: Literal["fallback", "hold"] = "fallback"
     fallback_pools: tuple[str, ...] = ()
     connections: int = Field(default=500, ge=1, le=10_000)
-    input_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    output_price: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    input_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    output_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     def key_limits(self) -> KeyLimits:
         """Return the limits of one key."""
@@ -111,6 +111,7 @@ class LlmSettings(BaseModel):
     Attributes:
         pools: By name; a model is served by the pool of its name, unless it names another one.
         max_held: Requests of one partition that are held or sent; beyond it the partition is not read, and lag grows.
+        prices_file: Price table of models that replaces the one that ships (`streams/llm/prices.toml`).
         tenant_weights: Share of a tenant against the others; 1 unless named here.
         tenant_budgets: What a tenant may use in a window; `*` is for each one that is not named.
         breaker_report_s: Time between two digests of what the endpoints did, for the fleet's breakers.
@@ -123,6 +124,7 @@ class LlmSettings(BaseModel):
 
     pools: dict[str, PoolSettings] = Field(default_factory=dict)
     max_held: int = Field(default=2_500, ge=1, le=1_000_000)
+    prices_file: Path | None = None
     tenant_weights: dict[str, Weight] = Field(default_factory=dict)
     tenant_budgets: dict[str, TenantBudget] = Field(default_factory=dict)
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)

@@ -26,6 +26,7 @@ from streams.records.signals import Signal
 from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
 from streams.shards.effects import ShardLimits, Write
 from streams.shards.live import Live
+from streams.shards.spending import over_budget
 from streams.tools.tool import Tool
 
 Admission = Callable[[str, float], "str | Refusal"]
@@ -105,7 +106,8 @@ class Dispatcher:
 
     def _llm(self, live: Live, agent: Agent[Any, Any], request: Request, now: float) -> Completion | Write:
         spec: ChatSpec[Any] = request.spec
-        if (problem := over_budget(live, agent, request)) is not None:
+        run = live.run
+        if run is not None and (problem := over_budget(run, agent.budget, request, self.limits.prices)) is not None:
             return raised(request, BudgetExceeded(problem), now)
         asked = LlmRequest(
             invocation=live.id,
@@ -202,29 +204,6 @@ def match_kept(live: Live, request: Request) -> KeptStep | None:
     return None
 
 
-def over_budget(live: Live, agent: Agent[Any, Any], request: Request) -> str | None:
-    """Say why a model call would pass the invocation's budget, counting what calls under way may still use."""
-    budget, run = agent.budget, live.run
-    if run is None or (budget.tokens is None and budget.cost is None):
-        return None
-    spent = run.input_tokens + run.output_tokens
-    if budget.tokens is not None:
-        reserved = sum(_reserve(r) for r in run.pending.values() if r.kind == "llm" and not r.abandoned)
-        if spent + reserved > budget.tokens:
-            return (
-                f"{spent} tokens spent and {reserved} reserved exceed the budget of {budget.tokens} tokens; "
-                "raise the budget or ask for less"
-            )
-    if budget.cost is not None and run.cost >= budget.cost:
-        return f"cost of {run.cost:g} has reached the budget of {budget.cost:g}"
-    return None
-
-
-def _reserve(request: Request) -> int:
-    spec: ChatSpec[Any] = request.spec
-    return spec.input_tokens(request.payload) + spec.max_output_tokens
-
-
 def answered(request: Request, result: ToolResult | LlmResult, now: float, asked: int) -> Completion:
     """Return the completion that a result makes of *request*; the fallback's where the dependency has failed.
 
@@ -234,7 +213,11 @@ def answered(request: Request, result: ToolResult | LlmResult, now: float, asked
     if result.status == "failed":
         spec = request.spec
         failure = Failure(spec.dependency, result.cause, result.error_message, result.attempts, result.elapsed_s)
-        return fall_back(request, failure, now)
+        done = fall_back(request, failure, now)
+        if isinstance(result, LlmResult) and (result.input_tokens or result.output_tokens):
+            used = {"input_tokens": result.input_tokens, "output_tokens": result.output_tokens, "cost": result.cost}
+            done = replace(done, **used)  # type: ignore[arg-type]
+        return done
     llm = result if isinstance(result, LlmResult) else None
     return Completion(
         step=request.step,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from streams.llm.prices import Price
 from streams.records.headers import Headers
 from streams.records.invocations import Result
 from streams.shards.measures import ShardMeasures
@@ -63,6 +65,7 @@ class ShardLimits:
         early_s: Seconds for which they are kept.
         max_payload_bytes: Inputs, results and step values.
         defer_s: What a `deferred` answer tells the caller to wait.
+        prices: What a model call may cost at most, by pool; for budgets of money.
     """
 
     max_working: int = 1_000
@@ -81,6 +84,7 @@ class ShardLimits:
     early_s: float = 3_600.0
     max_payload_bytes: int = 1_000_000
     defer_s: float = 5.0
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -20,6 +21,7 @@ from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
 from streams.broker.retention import delete_consumed
 from streams.errors import StreamsError
+from streams.llm.prices import Price
 from streams.records import encode, headers
 from streams.records.invocations import Result
 from streams.records.json import result_to_json
@@ -49,6 +51,7 @@ class ShardRole:
     """Owns shards until cancelled.
 
     Args:
+        prices: What a model call may cost at most, by pool; for agents with a budget of money.
         die: Ends the process when a commit was fenced or is ambiguous.
 
     Attributes:
@@ -64,6 +67,7 @@ class ShardRole:
         settings: ShardSettings,
         *,
         instance_id: str | None = None,
+        prices: Mapping[str, Price] | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         die: Callable[[str], None] = end_process,
@@ -76,6 +80,7 @@ class ShardRole:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
+        self._prices = dict(prices or {})
         self._now = now
         self._die = die
         self._watch = watch
@@ -173,7 +178,7 @@ class ShardRole:
             self._app,
             partition=number,
             partition_of=lambda agent: partition_for(agent.encode(), count),
-            limits=self._settings.limits(self._catalogue.max_payload_bytes),
+            limits=replace(self._settings.limits(self._catalogue.max_payload_bytes), prices=self._prices),
             admit=lambda dependency, now: self.breakers.admit(dependency, self._reporter, int(now * 1000)),
             encode_result=partial(encode_result, as_json=self._settings.results_as == "json"),
             counters=Counters(measures=self.measures),
