@@ -25,6 +25,7 @@ StreamsError
 │   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
 ├── StoreError                         Postgres
 │   └── StoreUnavailable               not reachable or no answer in time; names address and setting
+├── ControlSilent                      an order that the control plane did not follow in time
 ├── Unavailable                        raised by a tool: its dependency is out, and may have said for how long
 ├── Throttled                          raised by a tool: its dependency wants fewer calls (429), and no breaker for it
 ├── CodecError                         bytes that are not the record they should be
@@ -181,6 +182,10 @@ class StoreError(StreamsError):
 
 class StoreUnavailable(StoreError):
     """Postgres cannot be reached or did not answer in time."""
+
+
+class ControlSilent(StreamsError):
+    """The control plane did not follow an order in time; it stays on its topic for an hour."""
 
 
 class Unavailable(StreamsError):

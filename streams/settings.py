@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from streams.breakers.policy import BreakerPolicy
+from streams.breakers.settings import BreakerSettings
 from streams.broker.kafka.settings import KafkaSettings
 from streams.client.settings import ClientSettings
 from streams.control.settings import ControlSettings
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     llm: LlmSettings = LlmSettings()
     memory: MemorySettings = MemorySettings()
     control: ControlSettings = ControlSettings()
-    breakers: BreakerPolicy = BreakerPolicy()
+    breakers: BreakerSettings = BreakerSettings()
     gateway: GatewaySettings = GatewaySettings()
     observe: ObserveSettings = ObserveSettings()
 

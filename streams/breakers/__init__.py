@@ -9,6 +9,17 @@ from streams.breakers.guard import Admitted, Guard
 from streams.breakers.machine import BreakerMachine, Transition, closed
 from streams.breakers.policy import BreakerPolicy
 from streams.breakers.refusal import Refusal
+from streams.breakers.settings import BreakerSettings
 from streams.breakers.view import BreakerView
 
-__all__ = ["Admitted", "BreakerMachine", "BreakerPolicy", "BreakerView", "Guard", "Refusal", "Transition", "closed"]
+__all__ = [
+    "Admitted",
+    "BreakerMachine",
+    "BreakerPolicy",
+    "BreakerSettings",
+    "BreakerView",
+    "Guard",
+    "Refusal",
+    "Transition",
+    "closed",
+]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from streams.records.control import BreakerState
 
+REFUSING = frozenset({"open", "half-open", "forced-open"})
+"""Phases that keep ordinary calls from going out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -42,4 +45,4 @@ def has_expired(state: BreakerState, now_ms: int, grace_s: float) -> bool:
 
 def refuses(state: BreakerState, now_ms: int, grace_s: float) -> bool:
     """Tell whether the fleet's record keeps ordinary calls (those without a lease) from going out."""
-    return state.phase in {"open", "half-open", "forced-open"} and not has_expired(state, now_ms, grace_s)
+    return state.phase in REFUSING and not has_expired(state, now_ms, grace_s)

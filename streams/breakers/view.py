@@ -8,7 +8,8 @@ leases the half-open probe to a shard that has a call to make.
 from __future__ import annotations
 
 from streams.breakers.machine import generation_of
-from streams.breakers.refusal import Refusal, refusal_of, refuses
+from streams.breakers.refusal import REFUSING, Refusal, refusal_of, refuses
+from streams.breakers.settings import BreakerSettings
 from streams.breakers.tally import Sequence, Tally
 from streams.errors import CodecError
 from streams.records.codec import decode_as
@@ -19,11 +20,11 @@ class BreakerView:
     """Replica of the `breakers` topic for one process.
 
     Args:
-        grace_s: Seconds for which a record still holds after its end (see `BreakerPolicy.grace_s`).
+        settings: Say for how long a record still holds after its end (`grace_s`).
     """
 
-    def __init__(self, *, grace_s: float = 5.0) -> None:
-        self._grace_s = grace_s
+    def __init__(self, settings: BreakerSettings | None = None) -> None:
+        self._grace_of = (settings or BreakerSettings()).grace_of
         self._states: dict[str, BreakerState] = {}
         self._demand: dict[tuple[str, str], Tally] = {}
         self._claimed: dict[str, tuple[int, int]] = {}
@@ -64,7 +65,7 @@ class BreakerView:
     def refuses(self, dependency: str, now_ms: int) -> str | None:
         """Return why ordinary calls to *dependency* must not go out, None when they may. Counts nothing."""
         state = self._states.get(dependency)
-        return state.reason if state is not None and refuses(state, now_ms, self._grace_s) else None
+        return state.reason if state is not None and self._refuses(state, now_ms) else None
 
     def admit(self, dependency: str, caller: str, now_ms: int) -> Refusal | str:
         """Decide about one call.
@@ -77,7 +78,7 @@ class BreakerView:
             the lease's generation for the one probe of a lease.
         """
         state = self._states.get(dependency)
-        if state is None or not refuses(state, now_ms, self._grace_s):
+        if state is None or not self._refuses(state, now_ms):
             return ""
         generation = (state.epoch, state.number)
         if state.phase == "half-open" and state.probe_holder == caller and self._claimed.get(dependency) != generation:
@@ -104,3 +105,6 @@ class BreakerView:
             )
         self._demand.clear()
         return tuple(digests)
+
+    def _refuses(self, state: BreakerState, now_ms: int) -> bool:
+        return state.phase in REFUSING and refuses(state, now_ms, self._grace_of(state.dependency))

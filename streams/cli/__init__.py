@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from streams.cli import (
+    breakers,
     dead_letters,
     demo,
     inspection,
@@ -49,7 +50,7 @@ app = typer.Typer(
 COMMANDS = {
     "Run agents": (demo, run),
     "Ask them": (submit, results, inspection),
-    "Operate": (orders, llm, dead_letters),
+    "Operate": (orders, breakers, llm, dead_letters),
     "Set up": (topics, mcp, settings),
 }
 """Modules with a `register(app)`, by the heading under which their commands stand."""

@@ -159,27 +159,34 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
             from streams.shards.role import ShardRole
 
             prices = prices_for(app, settings.llm)
-            return ShardRole(app, broker, catalogue, settings.shards, instance_id=instance_id, prices=prices)
+            return ShardRole(
+                app,
+                broker,
+                catalogue,
+                settings.shards,
+                breakers=settings.breakers,
+                instance_id=instance_id,
+                prices=prices,
+            )
         case "tools":
             from streams.tools.role import ToolRole
 
-            return ToolRole(app, broker, catalogue, settings.tools, breaker=settings.breakers, instance_id=instance_id)
+            return ToolRole(app, broker, catalogue, settings.tools, breakers=settings.breakers, instance_id=instance_id)
         case "llm":
             from streams.llm.role import LlmRole
 
-            return LlmRole(app, broker, catalogue, settings.llm, breaker=settings.breakers, instance_id=instance_id)
+            return LlmRole(app, broker, catalogue, settings.llm, breakers=settings.breakers, instance_id=instance_id)
         case "memory":
             from streams.memory.role import MemoryRole
 
             memory = settings.memory.model_copy(
                 update={"group_instance_id": settings.memory.group_instance_id or instance_id}
             )
-            return MemoryRole(broker, catalogue, memory)
+            return MemoryRole(broker, catalogue, memory, breakers=settings.breakers)
         case "control":
             from streams.control.role import ControlRole
 
-            control = settings.control.model_copy(update={"breaker": settings.breakers})
-            return ControlRole(broker, catalogue, control, settings.kafka)
+            return ControlRole(broker, catalogue, settings.control, settings.kafka, breakers=settings.breakers)
         case "gateway":
             from streams.gateway.role import GatewayRole
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -20,8 +21,14 @@ from streams.control.settings import ControlSettings
 from streams.records.topics import Catalogue
 
 
-def faust_app(kafka: KafkaSettings, catalogue: Catalogue, settings: ControlSettings, plane: ControlPlane) -> Any:
-    """Return the app, not started. Make it inside the running event loop."""
+def faust_app(
+    kafka: KafkaSettings, catalogue: Catalogue, settings: ControlSettings, plane: ControlPlane, folder: Path
+) -> Any:
+    """Return the app, not started. Make it inside the running event loop.
+
+    Args:
+        folder: Where Faust may make directories; nothing in them is needed again.
+    """
     for library in ("faust", "mode"):
         # At INFO it tells every part of itself that starts or stops. Whoever set a level wants that.
         if logging.getLogger(library).level == logging.NOTSET:
@@ -36,7 +43,10 @@ def faust_app(kafka: KafkaSettings, catalogue: Catalogue, settings: ControlSetti
         # Kept above the session timeout, as Kafka demands it of a request that may wait for a rebalance.
         broker_request_timeout=kafka.session_timeout_s + kafka.rebalance_timeout_s + kafka.request_timeout_s,
         broker_rebalance_timeout=kafka.rebalance_timeout_s,
-        consumer_auto_offset_reset="latest",
+        # From the beginning, so that an order that was given before the first start is followed. Old digests are
+        # passed over by their age.
+        consumer_auto_offset_reset="earliest",
+        datadir=str(folder),
         value_serializer="raw",
         key_serializer="raw",
         store="memory://",

@@ -6,7 +6,6 @@ generation changes nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from streams.breakers import BreakerMachine, BreakerPolicy, Transition, closed
@@ -27,9 +26,6 @@ class Fleet:
         epoch: Of this writer; above that of every state.
         max_age_s: Digests that end longer ago are ignored.
         luck: Gives numbers uniform in [0, 1).
-
-    Attributes:
-        transitions: How often a phase was entered, by (dependency, phase).
     """
 
     def __init__(
@@ -47,7 +43,6 @@ class Fleet:
         self._luck = luck
         self._machines = {state.dependency: self._machine(state) for state in states}
         self._sequences: dict[tuple[str, str], int] = {}
-        self.transitions: Counter[tuple[str, str]] = Counter()
 
     def take(self, digest: OutcomeDigest, now_ms: int) -> tuple[Transition, ...]:
         """Merge a digest; return what changed by it."""
@@ -75,7 +70,7 @@ class Fleet:
             )
         if digest.short_circuited:
             changes.append(machine.demand(digest.reporter, now_ms))
-        return self._counted(changes)
+        return _changes(changes)
 
     def order(
         self, dependency: str, phase: BreakerPhase, by: str, reason: str, now_ms: int, order: str
@@ -89,11 +84,11 @@ class Fleet:
             ValueError: A phase that cannot be forced.
         """
         machine = self._machine_of(dependency)
-        return self._counted([machine.force(phase, by, reason, now_ms, order=order)]) if machine is not None else ()
+        return _changes([machine.force(phase, by, reason, now_ms, order=order)]) if machine is not None else ()
 
     def tick(self, now_ms: int) -> tuple[Transition, ...]:
         """Let time pass for every breaker; return what changed by it."""
-        return self._counted([machine.tick(now_ms) for machine in self._machines.values()])
+        return _changes([machine.tick(now_ms) for machine in self._machines.values()])
 
     def state(self, dependency: str) -> BreakerState | None:
         """Return the state of a dependency that was heard of."""
@@ -121,13 +116,6 @@ class Fleet:
             retry_after_ms=digest.retry_after_ms,
         )
 
-    def _counted(self, changes: Iterable[Transition | None]) -> tuple[Transition, ...]:
-        found = tuple(change for change in changes if change is not None)
-        for change in found:
-            if change.changes_phase:
-                self.transitions[change.after.dependency, change.after.phase] += 1
-        return found
-
     def _machine_of(self, dependency: str) -> BreakerMachine | None:
         """Return the machine of a dependency, None for a new one beyond the bound."""
         machine = self._machines.get(dependency)
@@ -146,3 +134,7 @@ class Fleet:
             # The reporter that was silent for longest; forgetting it can at worst count one digest twice.
             self._sequences.pop(next(iter(self._sequences)))
         return digest.sequence <= last
+
+
+def _changes(results: Iterable[Transition | None]) -> tuple[Transition, ...]:
+    return tuple(change for change in results if change is not None)

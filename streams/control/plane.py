@@ -11,18 +11,22 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 from streams.backpressure import LagMonitor, LagReport
+from streams.breakers import BreakerSettings, Transition
+from streams.breakers.events import FLEET, log_transition
 from streams.broker.port import Broker, Message, Partition
 from streams.broker.table import read_to_end
 from streams.control.desk import Desk
 from streams.control.lanes import Lanes
 from streams.control.settings import ControlSettings
 from streams.errors import BrokerError, CodecError
-from streams.records.codec import decode_as, encode
-from streams.records.control import BackpressureSignal, OutcomeDigest
+from streams.records.codec import decode, decode_as, encode
+from streams.records.control import BackpressureSignal, BreakerState, OutcomeDigest
 from streams.records.headers import internal
+from streams.records.signals import Order
 from streams.records.topics import Catalogue
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ log = logging.getLogger(__name__)
 LANES_DESK = 0
 """The desk whose owner publishes backpressure."""
 _REOPEN_S = 2.0
+_ORDER_RETRY_S = 0.5
 
 
 def _wall_ms() -> int:
@@ -40,7 +45,12 @@ class ControlPlane:
     """Decides for the partitions that it was assigned.
 
     Args:
+        breakers: Thresholds of every dependency.
         now_ms, rng: Clock in ms since the epoch, and source of jitter; handed in by simulations.
+
+    Attributes:
+        transitions: How often a phase was entered by a decision made here, by (dependency, phase).
+        unreadable: Records of `outcomes` that are neither a digest nor an order.
     """
 
     def __init__(
@@ -49,12 +59,14 @@ class ControlPlane:
         catalogue: Catalogue,
         settings: ControlSettings,
         *,
+        breakers: BreakerSettings | None = None,
         now_ms: Callable[[], int] = _wall_ms,
         rng: random.Random | None = None,
     ) -> None:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
+        self._breakers = breakers or BreakerSettings()
         self._now_ms = now_ms
         self._random = rng if rng is not None else random.Random()
         self._owned: frozenset[int] = frozenset()
@@ -67,6 +79,7 @@ class ControlPlane:
         self._signals: dict[str, BackpressureSignal] = {}
         self._report: LagReport | None = None
         self.unreadable = 0
+        self.transitions: Counter[tuple[str, str]] = Counter()
 
     @property
     def report(self) -> LagReport | None:
@@ -86,16 +99,30 @@ class ControlPlane:
                 await self._desks.pop(number).close()
 
     async def take(self, number: int, value: bytes) -> None:
-        """Merge a digest that was read from partition *number*. Never raises for what comes from outside."""
+        """Merge a digest, or follow an order, that was read from partition *number*.
+
+        Never raises for what comes from outside.
+        """
         try:
-            digest = decode_as(OutcomeDigest, value)
+            record = decode(value)
         except CodecError as error:
             self.unreadable += 1
-            log.warning("a digest on partition %d is ignored: %s", number, error)
+            log.warning("a record on partition %d of outcomes is ignored: %s", number, error)
             return
-        desk = await self._desk(number)
-        if desk is not None:
-            await self._try(desk, desk.take(digest, self._now_ms()))
+        if not isinstance(record, OutcomeDigest | Order):
+            self.unreadable += 1
+            log.warning("a %s has no place on partition %d of outcomes", type(record).__name__, number)
+            return
+        if isinstance(record, OutcomeDigest):
+            if (desk := await self._desk(number)) is not None:
+                await self._try(desk, desk.take(record, self._now_ms()))
+            return
+        # Digests are soft state, an order is not: it is tried until the log has what follows from it.
+        while number in self._owned:
+            desk = await self._desk(number)
+            if desk is not None and await self._try(desk, desk.order(record, self._now_ms())):
+                return
+            await asyncio.sleep(_ORDER_RETRY_S)
 
     async def tick(self) -> None:
         """Let time pass for every breaker."""
@@ -130,6 +157,15 @@ class ControlPlane:
                 log.warning("lane %s is %s (was %s): %s", signal.lane, signal.level, before.level, signal.reason)
             self._signals[signal.lane] = signal
 
+    def states(self) -> tuple[BreakerState, ...]:
+        """Return the breakers of the partitions that are decided here."""
+        return tuple(state for _, desk in sorted(self._desks.items()) for state in desk.fleet.states())
+
+    def _count(self, change: Transition) -> None:
+        log_transition(change, FLEET)
+        if change.changes_phase:
+            self.transitions[change.after.dependency, change.after.phase] += 1
+
     async def close(self) -> None:
         """Let go of everything."""
         self._stop_measuring()
@@ -145,8 +181,14 @@ class ControlPlane:
                 return self._desks.get(number)
             try:
                 desk = await Desk.open(
-                    self._broker, self._catalogue, self._settings, number, self._random.random
-                )  # fmt: skip
+                    self._broker,
+                    self._catalogue,
+                    number,
+                    policy_of=self._breakers.policy_of,
+                    max_age_s=self._settings.digest_max_age_s,
+                    luck=self._random.random,
+                    on_change=self._count,
+                )
             except BrokerError as error:
                 self._put_off(number, error)
                 return None
@@ -156,7 +198,8 @@ class ControlPlane:
             self._desks[number] = desk
             return desk
 
-    async def _try(self, desk: Desk, write: Awaitable[None]) -> None:
+    async def _try(self, desk: Desk, write: Awaitable[None]) -> bool:
+        """Return whether it was written."""
         try:
             await write
         except BrokerError as error:
@@ -164,6 +207,8 @@ class ControlPlane:
                 del self._desks[desk.number]
                 self._put_off(desk.number, error)
                 await desk.close()
+            return False
+        return True
 
     def _put_off(self, number: int, error: BrokerError) -> None:
         pause_s = _REOPEN_S * (1 + self._random.random())

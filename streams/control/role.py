@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from streams.backpressure.stages import stages_of
+from streams.breakers import BreakerSettings
 from streams.broker.kafka.settings import KafkaSettings
 from streams.broker.port import Broker
 from streams.control.plane import ControlPlane
@@ -24,17 +27,26 @@ class ControlRole:
     Args:
         broker: For everything that is written, and for offsets.
         kafka: For Faust's own consumer.
+        breakers: Thresholds of every dependency.
 
     Attributes:
-        plane: What decides, with its last `report` of the lag and its last `signals`; None until it runs.
+        plane: What decides, with its last `report` of the lag and its last `signals`.
     """
 
-    def __init__(self, broker: Broker, catalogue: Catalogue, settings: ControlSettings, kafka: KafkaSettings) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        catalogue: Catalogue,
+        settings: ControlSettings,
+        kafka: KafkaSettings,
+        *,
+        breakers: BreakerSettings | None = None,
+    ) -> None:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
         self._kafka = kafka
-        self.plane: ControlPlane | None = None
+        self.plane = ControlPlane(broker, catalogue, settings, breakers=breakers)
 
     async def run(self) -> None:
         """Run until cancelled, then stop the app and let go of the desks.
@@ -52,14 +64,15 @@ class ControlRole:
                 "or run the other roles without it (--role shards --role tools ...)"
             ) from error
         await self._check_topics()
-        plane = self.plane = ControlPlane(self._broker, self._catalogue, self._settings)
-        app = faust_app(self._kafka, self._catalogue, self._settings, plane)
-        try:
-            await app.start()
-            await app.wait_until_stopped()
-            raise BrokerUnavailable(f"Faust gave up on Kafka at {self._broker.address}: {app.crash_reason!r}")
-        finally:
-            await self._stop(app, plane)
+        # Faust wants a directory for tables, of which there are none, and would make one where the process runs.
+        with TemporaryDirectory(prefix="streams-control-", ignore_cleanup_errors=True) as folder:
+            app = faust_app(self._kafka, self._catalogue, self._settings, self.plane, Path(folder))
+            try:
+                await app.start()
+                await app.wait_until_stopped()
+                raise BrokerUnavailable(f"Faust gave up on Kafka at {self._broker.address}: {app.crash_reason!r}")
+            finally:
+                await self._stop(app)
 
     async def _check_topics(self) -> None:
         names = {self._catalogue.name(kind) for kind in ("outcomes", "breakers", "backpressure")}
@@ -69,10 +82,10 @@ class ControlRole:
                 f"{', '.join(sorted(missing))} do not exist at {self._broker.address}; run `streams topics create`"
             )
 
-    async def _stop(self, app: object, plane: ControlPlane) -> None:
+    async def _stop(self, app: object) -> None:
         try:
             async with asyncio.timeout(_STOP_S):
                 await app.stop()  # type: ignore[attr-defined]
         except Exception as error:  # Faust raises what it likes when it stops without a broker
             log.warning("Faust did not stop cleanly: %r", error)
-        await plane.close()
+        await self.plane.close()

@@ -1,4 +1,7 @@
-"""What the control plane decides by, and how often: one frozen model, validated once at the edge."""
+"""What the control plane decides by, and how often: one frozen model, validated once at the edge.
+
+Thresholds of breakers are not here: they are the fleet's, `streams.breakers.settings`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from streams.backpressure.policy import BackpressurePolicy, Bounds
-from streams.breakers.policy import BreakerPolicy
 
 BEHIND = {
     "llm-requests": Bounds(
@@ -25,8 +27,6 @@ class ControlSettings(BaseModel):
     """Settings of the control role.
 
     Attributes:
-        breaker: Thresholds of every dependency that is not in `breakers`.
-        breakers: Dependency (`tool:<name>`, `llm:<pool>`, `postgres`) to its own thresholds.
         backpressure: Bounds of every lane of invocations.
         behind: Kind of topic (`tool-calls`, `llm-requests`, `state-deltas`, `results`) to bounds beyond which the lanes
             of invocations are slowed and closed, because what comes in could not be worked off there.
@@ -38,15 +38,9 @@ class ControlSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    breaker: BreakerPolicy = BreakerPolicy()
-    breakers: Mapping[str, BreakerPolicy] = Field(default_factory=dict)
     backpressure: BackpressurePolicy = BackpressurePolicy()
     behind: Mapping[str, Bounds] = Field(default_factory=lambda: dict(BEHIND))
     agent_queues: bool = True
     tick_s: float = Field(default=0.1, gt=0, le=10)
     sample_s: float = Field(default=0.5, gt=0, le=60)
     digest_max_age_s: float = Field(default=30.0, gt=0)
-
-    def breaker_policy(self, dependency: str) -> BreakerPolicy:
-        """Return the thresholds of *dependency*."""
-        return self.breakers.get(dependency, self.breaker)

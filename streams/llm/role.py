@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from streams.app import App
-from streams.breakers import BreakerPolicy, Guard
+from streams.breakers import BreakerSettings, Guard
 from streams.breakers.feed import breakers_table, report_outcomes
 from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
 from streams.broker.port import Broker, LogRecord, Message, Partition
@@ -47,14 +47,13 @@ from streams.records.topics import Catalogue
 log = logging.getLogger(__name__)
 
 NO_KEY = (SecretStr("none"),)
-MAX_PROBE_LEASE_S = 600.0
 
 
 class LlmRole:
     """Answers LLM requests until cancelled.
 
     Args:
-        breaker: Thresholds of the breakers on the endpoints. Their probe leases are made longer than a call may take.
+        breakers: Thresholds of the breakers on the endpoints.
         instance_id: Makes the membership static: restarted with the same one, it keeps its partitions.
         providers: By pool, in place of the official clients.
         now: Time of day in seconds since the epoch; *clock* is one that only grows.
@@ -70,7 +69,7 @@ class LlmRole:
         catalogue: Catalogue,
         settings: LlmSettings,
         *,
-        breaker: BreakerPolicy | None = None,
+        breakers: BreakerSettings | None = None,
         instance_id: str | None = None,
         providers: Mapping[str, Provider] | None = None,
         now: Callable[[], float] = time.time,
@@ -95,7 +94,7 @@ class LlmRole:
                 pool,
                 NO_KEY if name in given else load_keys(name, pool),
                 given.get(name) or _open(pool),
-                Guard(f"llm:{name}", _policy(breaker or BreakerPolicy(), pool), reporter, self._random.random),
+                self._guard(f"llm:{name}", breakers or BreakerSettings(), reporter, pool.timeout_s),
                 clock,
                 now,
                 settings.tenant_weights,
@@ -156,6 +155,10 @@ class LlmRole:
                     ),
                     name="llm outcomes",
                 )
+
+    def _guard(self, dependency: str, breakers: BreakerSettings, reporter: str, timeout_s: float) -> Guard:
+        policy = breakers.policy_of(dependency)
+        return Guard(dependency, policy, reporter, self._random.random, longest_call_s=timeout_s)
 
     def status(self) -> tuple[PoolStatus, ...]:
         """Return what each pool holds, sends, and has left."""
@@ -253,8 +256,3 @@ def _price(name: str, pool: PoolSettings, table: PriceTable) -> Price:
     if price is None:
         log.info("model %r of pool %r has no price; its calls count as free of charge", pool.model, name)
     return price or FREE
-
-
-def _policy(breaker: BreakerPolicy, pool: PoolSettings) -> BreakerPolicy:
-    lease_s = min(max(breaker.probe_lease_s, pool.timeout_s + 5.0), MAX_PROBE_LEASE_S)
-    return breaker.model_copy(update={"probe_lease_s": lease_s})

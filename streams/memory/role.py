@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from streams.breakers import BreakerPolicy, Guard
+from streams.breakers import BreakerSettings, Guard
 from streams.breakers.feed import breakers_table, report_outcomes
+from streams.breakers.settings import POSTGRES
 from streams.broker.port import Broker, LogRecord, Partition, Reader
 from streams.errors import BrokerUnavailable, PositionOutOfRange
 from streams.memory.decode import decode_batch
@@ -31,7 +32,6 @@ from streams.records.topics import Catalogue
 
 log = logging.getLogger(__name__)
 
-DEPENDENCY = "postgres"
 _IDLE_S = 0.5
 _BROKER_PAUSE_S = 1.0
 
@@ -45,7 +45,7 @@ class MemoryRole:
 
     Args:
         store: Where to write; made from the settings when not given.
-        breaker: Thresholds of the breaker on Postgres.
+        breakers: Thresholds of the breaker on Postgres.
         now_ms, rng: Clock in ms since the epoch, and source of jitter; handed in by simulations.
     """
 
@@ -56,7 +56,7 @@ class MemoryRole:
         settings: MemorySettings,
         *,
         store: Store | None = None,
-        breaker: BreakerPolicy | None = None,
+        breakers: BreakerSettings | None = None,
         now_ms: Callable[[], int] = _wall_ms,
         rng: random.Random | None = None,
     ) -> None:
@@ -69,8 +69,10 @@ class MemoryRole:
         self._states, self._results = catalogue.name("state-deltas"), catalogue.name("results")
         self.group = f"{catalogue.namespace}-memory-sink"
         reporter = f"memory-{socket.gethostname()}-{os.getpid()}"
-        policy = breaker if breaker is not None else BreakerPolicy(window_calls=10, minimum_calls=3)
-        self.guard = Guard(DEPENDENCY, policy, reporter, self._random.random)
+        policy = (breakers or BreakerSettings()).policy_of(POSTGRES)
+        # A batch is a few statements on one connection.
+        longest_s = settings.connect_timeout_s + 3 * settings.statement_timeout_s
+        self.guard = Guard(POSTGRES, policy, reporter, self._random.random, longest_call_s=longest_s)
         self.counts = SinkCounts()
         self._ownership = Ownership()
         self._assigned: frozenset[int] = frozenset()
@@ -129,7 +131,7 @@ class MemoryRole:
         return store
 
     def _follow(self, record: BreakerState) -> None:
-        if record.dependency == DEPENDENCY:
+        if record.dependency == POSTGRES:
             self.guard.apply(record)
 
     async def _pump(self, reader: Reader, sink: Sink) -> None:

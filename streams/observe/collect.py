@@ -19,7 +19,9 @@ from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 
 if TYPE_CHECKING:
+    from streams.breakers import Guard
     from streams.broker.owned_queue import OwnedQueue
+    from streams.control.role import ControlRole
     from streams.gateway.role import GatewayRole
     from streams.llm.role import LlmRole
     from streams.memory.role import MemoryRole
@@ -151,14 +153,14 @@ def _shards(role: ShardRole) -> Iterator[Sample]:
 def _tools(role: ToolRole) -> Iterator[Sample]:
     yield from _queue("tools", role.queue)
     for guard in role.guards.values():
-        yield from _breaker("tools", guard.dependency, guard.phase)
+        yield from _guard("tools", guard)
     yield from _spread(role.attempts)
 
 
 def _llm(role: LlmRole) -> Iterator[Sample]:
     yield from _queue("llm", role.queue)
     for pool in role.dispatcher.pools.values():
-        yield from _breaker("llm", pool.guard.dependency, pool.guard.phase)
+        yield from _guard("llm", pool.guard)
     yield from _spread(*role.measures.distributions)
     for direction, tokens in role.measures.tokens.items():
         yield Sample(m.LLM_TOKENS, tokens, direction)
@@ -183,7 +185,7 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
 
 
 def _memory(role: MemoryRole) -> Iterator[Sample]:
-    yield from _breaker("memory", role.guard.dependency, role.guard.phase)
+    yield from _guard("memory", role.guard)
     yield Sample(m.SINK_READ, role.counts.read)
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
@@ -207,10 +209,29 @@ def _breaker(role: str, dependency: str, now: str) -> Iterator[Sample]:
         yield Sample(m.BREAKER_PHASE, now == phase, (role, dependency, phase))
 
 
+def _guard(role: str, guard: Guard) -> Iterator[Sample]:
+    yield from _breaker(role, guard.dependency, guard.phase)
+    totals = guard.totals
+    ended = {"ok": totals["calls"] - totals["failures"], "failed": totals["failures"]}
+    for outcome, count in (ended | {name: totals[name] for name in ("slow", "short_circuited")}).items():
+        yield Sample(m.BREAKER_CALLS, count, (role, guard.dependency, outcome))
+    for (decided_by, phase), count in sorted(guard.transitions.items()):
+        yield Sample(m.BREAKER_TRANSITIONS, count, (role, guard.dependency, phase, decided_by))
+
+
+def _control(role: ControlRole) -> Iterator[Sample]:
+    for state in role.plane.states():
+        yield from _breaker("control", state.dependency, state.phase)
+    for (dependency, phase), count in sorted(role.plane.transitions.items()):
+        yield Sample(m.BREAKER_TRANSITIONS, count, ("control", dependency, phase, "fleet"))
+    yield Sample(m.CONTROL_UNREADABLE, role.plane.unreadable)
+
+
 _READERS: Mapping[str, Callable[[Any], Iterator[Sample]]] = {
     "shards": _shards,
     "tools": _tools,
     "llm": _llm,
     "memory": _memory,
+    "control": _control,
     "gateway": _gateway,
 }

@@ -185,6 +185,16 @@ BREAKER_PHASE = Metric(
     "gauge", "1 or 0", "The phase that holds for the role's calls to the dependency; for shards, the fleet's",
     "streams_breaker_phase", ("role", "dependency", "phase"))
 
+BREAKER_CALLS = Metric(
+    "counter", "calls", "Guarded by the role, as they ended: ok, failed, slow (ok or failed), short_circuited",
+    "streams_breaker_calls", ("role", "dependency", "outcome"))
+BREAKER_TRANSITIONS = Metric(
+    "counter", "transitions", "Phases entered, as the role met them, and whether fleet or process had decided",
+    "streams_breaker_transitions", ("role", "dependency", "phase", "decided_by"))
+CONTROL_UNREADABLE = Metric(
+    "counter", "records", "Of outcomes, that are neither a digest nor an order",
+    "streams_control_unreadable_records")
+
 # -- model pools -------------------------------------------------------------------------------------------------------
 POOL_HELD = Metric(
     "gauge", "requests", "Held until the limits of a key allow them",

@@ -28,6 +28,7 @@ MESSAGES: dict[str, tuple[type[Any], ...]] = {
     "results": (invocations.Result,),
     "state-deltas": (state.StateDelta,),
     "breakers": (control.BreakerState,),
+    "outcomes": (control.OutcomeDigest, signals.Order),
     "backpressure": (control.BackpressureSignal,),
     "limits": (control.Limit,),
     "usage": (control.Usage,),

@@ -36,9 +36,10 @@ class Order:
     """An operator's order.
 
     Attributes:
-        action: `resume`, `restart`, `fail` on an invocation; `pause`, `unpause` on an agent name (sent to every shard).
-        target: Invocation ID or agent name.
-        request_id: Echoed in the answer.
+        action: `resume`, `restart`, `fail` on an invocation; `pause`, `unpause` on an agent name (sent to every shard);
+            on `outcomes`: `open`, `close`, `reset`, `metrics-only` on a dependency's breaker.
+        target: Invocation ID, agent name or dependency.
+        request_id: Echoed in the answer; of a breaker's order, kept in the breaker's record.
         client: Whom to answer; empty for no answer.
     """
 

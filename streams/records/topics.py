@@ -66,7 +66,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("journal", "invocation, chunk or cursor", "compact-eager", ("shards",), ("shards",), size="journal"),
         TopicKind("owners", "none", "short", (), ("shards", "tools", "llm", "memory")),
         TopicKind("breakers", "dependency", "compact", ("control",), ("shards", "tools", "llm", "memory", "control", "clients"), "fleet"),
-        TopicKind("outcomes", "dependency", "short", ("tools", "llm", "memory", "shards"), ("control",), "fleet"),
+        TopicKind("outcomes", "dependency", "short", ("tools", "llm", "memory", "shards", "operators"), ("control",), "fleet"),
         TopicKind("backpressure", "lane", "compact", ("control",), ("clients", "control"), "single"),
         TopicKind("limits", "pool or tenant", "compact", ("operators",), ("llm",), "single"),
         TopicKind("usage", "window, shard, tenant and model", "compact", ("llm",), ("llm", "clients", "operators"), "single"),

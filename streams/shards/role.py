@@ -16,6 +16,7 @@ import structlog
 from streams.agents.loop import refuse_blocking_calls
 from streams.app import App
 from streams.breakers.feed import breakers_table, report_outcomes
+from streams.breakers.settings import BreakerSettings
 from streams.breakers.view import BreakerView
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
@@ -66,6 +67,7 @@ class ShardRole:
         catalogue: Catalogue,
         settings: ShardSettings,
         *,
+        breakers: BreakerSettings | None = None,
         instance_id: str | None = None,
         prices: Mapping[str, Price] | None = None,
         now: Callable[[], float] = time.time,
@@ -89,7 +91,7 @@ class ShardRole:
         )
         self._pace = CommitPace(settings.max_commits_per_s, settings.max_commits_per_s / 10, clock)
         self._watchdog = Watchdog(settings.blocked_warning_s, settings.blocked_exit_s)
-        self.breakers = BreakerView()
+        self.breakers = BreakerView(breakers)
         self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
 
     async def run(self) -> None:

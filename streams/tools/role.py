@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from streams.app import App
-from streams.breakers import BreakerPolicy, Guard
+from streams.breakers import BreakerSettings, Guard
 from streams.breakers.feed import breakers_table, report_outcomes
 from streams.breakers.refusal import Refusal
 from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
@@ -38,7 +38,7 @@ class ToolRole:
     """Works tool calls until cancelled.
 
     Args:
-        breaker: Thresholds of the tools' breakers.
+        breakers: Thresholds of the tools' breakers.
         random: Source of jitter.
 
     Attributes:
@@ -52,7 +52,7 @@ class ToolRole:
         catalogue: Catalogue,
         settings: ToolSettings,
         *,
-        breaker: BreakerPolicy | None = None,
+        breakers: BreakerSettings | None = None,
         instance_id: str | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -66,9 +66,15 @@ class ToolRole:
         self._random = random or Random()
         self.attempts = Distributions(TOOL_ATTEMPT_SECONDS)
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
-        policy = breaker or BreakerPolicy()
+        thresholds = breakers or BreakerSettings()
         self.guards = {
-            tool.dependency: Guard(tool.dependency, policy, f"tools-{self.worker}", self._random.random)
+            tool.dependency: Guard(
+                tool.dependency,
+                thresholds.policy_of(tool.dependency),
+                f"tools-{self.worker}",
+                self._random.random,
+                longest_call_s=tool.policy.timeout_s,
+            )
             for tool in app.tools.values()
         }
         self._slots = {name: asyncio.Semaphore(tool.policy.concurrency) for name, tool in app.tools.items()}

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streams.backpressure import BackpressurePolicy, Gate
-from streams.breakers import Admitted, BreakerPolicy, BreakerView, Guard
+from streams.breakers import Admitted, BreakerSettings, BreakerView, Guard
 from streams.breakers.feed import breakers_table, partitions_of
 from streams.broker.kafka.broker import KafkaBroker
 from streams.broker.kafka.settings import KafkaSettings
@@ -28,9 +28,8 @@ from streams.records.topics import Catalogue
 
 pytest.importorskip("faust")
 
-POLICY = BreakerPolicy(open_s=1.0, jitter=0, probe_lease_s=2.0)
+POLICY = BreakerSettings(open_s=1.0, jitter=0, probe_lease_s=2.0)
 SETTINGS = ControlSettings(
-    breaker=POLICY,
     backpressure=BackpressurePolicy(
         target_records=10, slow_records=50, close_records=200, least_records=10, dwell_s=0.5
     ),
@@ -51,7 +50,7 @@ class World:
         self.gate = Gate(random.random, lambda _: None)
 
     def role(self) -> ControlRole:
-        return ControlRole(self.broker, self.catalogue, SETTINGS, self.settings)
+        return ControlRole(self.broker, self.catalogue, SETTINGS, self.settings, breakers=POLICY)
 
     def guard(self, reporter: str = "worker-1") -> Guard:
         return Guard("tool:crm", POLICY, reporter, random.random)
@@ -158,16 +157,19 @@ async def test_a_restart_of_the_control_plane_forgets_nothing_that_is_in_the_top
 
 CONTROL = """
 import asyncio, sys
+from streams.breakers import BreakerSettings
 from streams.broker.kafka.broker import KafkaBroker
 from streams.broker.kafka.settings import KafkaSettings
 from streams.control.role import ControlRole
 from streams.control.settings import ControlSettings
 from streams.records.topics import Catalogue
 
-async def main(kafka, namespace, settings):
+async def main(kafka, namespace, settings, breakers):
     connection = KafkaSettings(bootstrap_servers=kafka)
     settings = ControlSettings.model_validate_json(settings)
-    await ControlRole(KafkaBroker(connection), Catalogue(namespace, 2), settings, connection).run()
+    breakers = BreakerSettings.model_validate_json(breakers)
+    broker, catalogue = KafkaBroker(connection), Catalogue(namespace, 2)
+    await ControlRole(broker, catalogue, settings, connection, breakers=breakers).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -176,7 +178,13 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_controller_that_is_stopped_and_wakes_changes_nothing(kafka):
     async with world(kafka) as it:
         sleeper = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CONTROL, kafka, it.catalogue.namespace, SETTINGS.model_dump_json()
+            sys.executable,
+            "-c",
+            CONTROL,
+            kafka,
+            it.catalogue.namespace,
+            SETTINGS.model_dump_json(),
+            POLICY.model_dump_json(),
         )
         try:
             await eventually(lambda: it.gate.signal("invocations", now_ms()) is not None)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from streams.breakers import BreakerPolicy, BreakerView
+from streams.breakers import BreakerSettings, BreakerView
 from streams.breakers.feed import breakers_table, partitions_of
 from streams.broker.port import Message, Partition, TopicSpec
 from streams.broker.simulated import Process, SimulatedBroker, SimulatedLog
@@ -18,8 +18,8 @@ from streams.records.topics import Catalogue
 from streams.testing.virtual_time import run
 
 CATALOGUE = Catalogue("ns", 1)
+BREAKERS = BreakerSettings(window_calls=10, minimum_calls=5, open_s=5, jitter=0, probe_lease_s=2)
 SETTINGS = ControlSettings(
-    breaker=BreakerPolicy(window_calls=10, minimum_calls=5, open_s=5, jitter=0, probe_lease_s=2),
     backpressure={"target_records": 5, "slow_records": 20, "close_records": 50, "least_records": 10, "dwell_s": 1},
 )
 
@@ -35,7 +35,8 @@ class World:
     def controller(self, name: str) -> tuple[Process, ControlPlane]:
         process = Process(name)
         broker = SimulatedBroker(self.log, process)
-        return process, ControlPlane(broker, CATALOGUE, SETTINGS, now_ms=self.log.now_ms, rng=Random(name))
+        plane = ControlPlane(broker, CATALOGUE, SETTINGS, breakers=BREAKERS, now_ms=self.log.now_ms, rng=Random(name))
+        return process, plane
 
     def digest(self, generation: str, **sums: object) -> bytes:
         self.sequence += 1

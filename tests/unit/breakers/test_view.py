@@ -1,6 +1,6 @@
 from typing import Any
 
-from streams.breakers import BreakerView, Refusal
+from streams.breakers import BreakerSettings, BreakerView, Refusal
 from streams.records import encode
 from streams.records.control import BreakerState
 
@@ -12,7 +12,7 @@ def state(phase: str, number: int = 1, **fields: Any) -> BreakerState:
 
 
 def view(*states: BreakerState) -> BreakerView:
-    replica = BreakerView(grace_s=3)
+    replica = BreakerView(BreakerSettings(grace_s=3))
     for each in states:
         replica.put(KEY, encode(each))
     return replica

@@ -83,7 +83,7 @@ def test_all_commands_are_there() -> None:
     names = {path[0] for path in commands() if path}
     assert names >= {
         "run", "dev", "demo", "servers", "topics", "submit", "results", "inspect", "resume", "restart", "fail", "pause",
-        "unpause", "signal", "cancel", "dead-letters", "settings",
+        "unpause", "signal", "cancel", "dead-letters", "breakers", "settings",
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The collector reads what roles count, and readiness says what they wait for."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from random import random
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.agents.run import Request
-from streams.breakers import BreakerPolicy, BreakerView, Guard
+from streams.breakers import BreakerPolicy, BreakerView, Guard, closed
 from streams.llm.key_buckets import BucketStatus, KeyStatus
 from streams.llm.measures import LlmMeasures
 from streams.llm.pool_status import PoolCounts, PoolStatus
@@ -96,7 +97,13 @@ def every_role():
             dispatcher=SimpleNamespace(pools={"fast": SimpleNamespace(guard=guard("llm:fast"))}),
         ),
         "memory": SimpleNamespace(guard=guard("postgres"), counts=SinkCounts(read=100, written=80)),
-        "control": object(),
+        "control": SimpleNamespace(
+            plane=SimpleNamespace(
+                states=lambda: (closed("tool:crm"),),
+                transitions=Counter({("tool:crm", "open"): 3}),
+                unreadable=1,
+            )
+        ),
         "gateway": SimpleNamespace(address="127.0.0.1:1", responses={("submit", 202): 11}),
     }
 
@@ -125,6 +132,19 @@ def scraped():
         ("streams_llm_tokens_total", {"pool": "fast", "direction": "input"}, 90),
         ("streams_llm_held_seconds_sum", {"pool": "fast"}, 0.2),
         ("streams_llm_call_seconds_sum", {"pool": "fast", "outcome": "ok"}, 1.5),
+        ("streams_breaker_phase", {"role": "control", "dependency": "tool:crm", "phase": "closed"}, 1),
+        ("streams_breaker_calls_total", {"role": "tools", "dependency": "tool:crm", "outcome": "failed"}, 1),
+        ("streams_breaker_calls_total", {"role": "tools", "dependency": "tool:crm", "outcome": "ok"}, 0),
+        (
+            "streams_breaker_transitions_total",
+            {"role": "tools", "dependency": "tool:crm", "phase": "open", "decided_by": "local"},
+            1,
+        ),
+        (
+            "streams_breaker_transitions_total",
+            {"role": "control", "dependency": "tool:crm", "phase": "open", "decided_by": "fleet"},
+            3,
+        ),
         ("streams_llm_held_requests", {"pool": "fast"}, 4),
         ("streams_llm_bucket_available", {"pool": "fast", "key": "fast/1", "quantity": "requests"}, 12),
         ("streams_memory_written_rows_total", {}, 80),
