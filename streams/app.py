@@ -113,6 +113,7 @@ class App:
         attempts: int = 3,
         max_wait: float = 60.0,
         lane: str = "",
+        hedge: float | None = None,
     ) -> ToolDecorator[F]: ...
     @overload
     def tool(
@@ -128,6 +129,7 @@ class App:
         attempts: int = 3,
         max_wait: float = 60.0,
         lane: str = "",
+        hedge: float | None = None,
     ) -> ToolDecorator[F]: ...
     def tool(
         self,
@@ -143,6 +145,7 @@ class App:
         attempts: int = 3,
         max_wait: float = 60.0,
         lane: str = "",
+        hedge: float | None = None,
     ) -> Any:
         """Declare a tool.
 
@@ -155,11 +158,13 @@ class App:
             name: By default the function's.
             raises: Errors that are answers: they cross to the agent as their class, are not retried, and are a
                 success for the breaker.
-            rate: Bound on calls such as `50/s` or `600/min`.
+            rate: Bound on calls such as `50/s` or `600/min`, retries included, for all workers together.
             concurrency: Calls at a time in one worker process.
             attempts: Most attempts within the timeout.
             max_wait: Seconds that a call may wait for a worker before the fallback applies.
             lane: Topic of its own for its calls, so that its backlog stands in nobody's way.
+            hedge: Seconds after which a `read` call that has not ended is made a second time beside the first; the
+                first answer counts. Taken out of the same budget as retries.
 
         Raises:
             MissingFallback: Neither or both kinds of fallback are given.
@@ -170,7 +175,8 @@ class App:
 
         def declare(function: Callable[..., Any]) -> Tool[..., Any]:
             called = name or function.__name__
-            policy = ToolPolicy(timeout, effect, max_wait, attempts, concurrency, parse_rate(rate, called, place), lane)
+            per_s = parse_rate(rate, called, place)
+            policy = ToolPolicy(timeout, effect, max_wait, attempts, concurrency, per_s, lane, hedge)
             returns = returned(hints_of(function, place))
             return self._add_tool(
                 function, called, policy, Arguments(function, place), returns, (fallback, fallback_fn), place, raises

@@ -78,6 +78,17 @@ def check_policy(policy: ToolPolicy, name: str, place: Place) -> None:
     ):
         if value < least:
             raise ConfigurationError(f"{place}: {what} {value} of tool {name!r} is below {least}")
+    if policy.hedge_s is None:
+        return
+    if policy.effect != "read":
+        raise ConfigurationError(
+            f"{place}: hedge {policy.hedge_s} of tool {name!r} would make an {policy.effect} call twice; only a tool "
+            'with effect="read" is hedged'
+        )
+    if not 0 < policy.hedge_s < policy.timeout_s:
+        raise ConfigurationError(
+            f"{place}: hedge {policy.hedge_s} of tool {name!r} is not between 0 and its timeout {policy.timeout_s}"
+        )
 
 
 def parse_rate(text: str | None, name: str, place: Place) -> float | None:

@@ -28,6 +28,7 @@ StreamsError
 ├── ControlSilent                      an order that the control plane did not follow in time
 ├── Unavailable                        raised by a tool: its dependency is out, and may have said for how long
 ├── Throttled                          raised by a tool: its dependency wants fewer calls (429), and no breaker for it
+├── ToolsStuck                         threads of tools that never return, more than a worker keeps
 ├── CodecError                         bytes that are not the record they should be
 │   └── UnknownSchema                  a fingerprint that this process does not know
 └── HandlerError                       raised inside agent handlers
@@ -211,6 +212,10 @@ class Throttled(StreamsError):
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ToolsStuck(StreamsError):
+    """Threads of tools have not returned long after their timeouts, more than the bound; the worker must end."""
 
 
 class CodecError(StreamsError):

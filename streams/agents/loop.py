@@ -17,7 +17,7 @@ from asyncio import events, tasks
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from streams.errors import HandlerError, NotDurable
 
@@ -50,6 +50,13 @@ class HandlerFuture(asyncio.Future[T]):
 
     def __hash__(self) -> int:
         return self._number
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel, and let the loop know: a step may be waited for no longer."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            cast(HandlerLoop, self.get_loop()).cancelled += 1
+        return cancelled
 
 
 class HandlerTask(asyncio.Task[T]):
@@ -85,12 +92,13 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         owner: The run that it serves; gives each timer its step number.
 
     Attributes:
+        cancelled: Futures that were cancelled since somebody last looked: steps that may be waited for no longer.
         clock: Seconds since the epoch at the last completion.
         main: The handler's own task. Once it is done nothing more is run: what it left behind must not change what it
             has returned.
     """
 
-    __slots__ = ("_created", "_heap", "_ready", "_tasks", "_timers", "clock", "main", "owner")
+    __slots__ = ("_created", "_heap", "_ready", "_tasks", "_timers", "cancelled", "clock", "main", "owner")
 
     def __init__(self, owner: StepCounter) -> None:
         self.owner = owner
@@ -99,6 +107,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         self._heap: list[tuple[float, int]] = []
         self._tasks: list[asyncio.Task[Any]] = []
         self._created = 0
+        self.cancelled = 0
         self.clock = 0.0
         self.main: asyncio.Task[Any] | None = None
 

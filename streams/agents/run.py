@@ -239,6 +239,16 @@ class Run:
         """The handler has returned or raised."""
         return self.task is not None and self.task.done()
 
+    def take_abandoned(self, kind: str) -> list[Request]:
+        """Return, and forget, the requests of a kind that the handler has stopped waiting for."""
+        if not self.loop.cancelled:
+            return []
+        self.loop.cancelled = 0
+        found = [request for request in self.pending.values() if request.kind == kind and request.abandoned]
+        for request in found:
+            del self.pending[request.step]
+        return found
+
     def waits_for(self, step: int) -> Request | None:
         """Return the pending request of a step, None when nobody waits for it."""
         request = self.pending.get(step)

@@ -12,6 +12,7 @@ INVOCATIONS = "invocations"
 _CONSUMERS = {
     INVOCATIONS: "shards",
     "tool-calls": "tools",
+    "tool-overflow": "tools",
     "llm-requests": "llm",
     "state-deltas": "memory-sink",
     "results": "memory-sink",

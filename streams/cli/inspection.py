@@ -90,7 +90,10 @@ def _reason(wait: dict[str, Any], status: dict[str, Any]) -> str:
             return f"Rests until something comes for it{f', or for {span(wake)}' if wake else ''}."
         case "tool" | "llm" | "child" | "signal" as kind:
             what = {"tool": "tool", "llm": "model", "child": "agent", "signal": "signal"}[kind]
-            return f"Waits for {what} {name!r} (step {step}){since}."
+            left = wait.get("falls_back_in_s")
+            until = f" Its fallback applies in {span(max(0.0, left))}." if left is not None else ""
+            notice = f" Its worker says: {wait['notice']}." if "notice" in wait else ""
+            return f"Waits for {what} {name!r} (step {step}){since}.{notice}{until}"
         case kind:
             return f"Waits for {kind} {name!r} (step {step}){since}."
 

@@ -41,6 +41,38 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCancel:
+    """Nobody waits for a tool call any more; written to the call's topic, behind it.
+
+    A call that has not begun is not begun, one that only reads is stopped, any other ends what it is at and is not
+    retried. It is answered all the same, as `cancelled` where it has not ended by itself.
+    """
+
+    invocation: str
+    incarnation: int
+    step: int
+    tool: str
+
+    @property
+    def id(self) -> StepId:
+        """The step that has asked."""
+        return StepId(self.invocation, self.incarnation, self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolNotice:
+    """Why a call is not answered yet: a worker's word to the shard, for whoever asks. Not an answer."""
+
+    invocation: str
+    incarnation: int
+    step: int
+    tool: str
+    reason: str
+    worker: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ToolClaim:
     """Written before an at-most-once call starts; found without a result, the call may have happened."""
 
@@ -64,7 +96,7 @@ class ToolResult:
     Attributes:
         status: `ok` (value is the JSON of what it returned), `raised` (an error that the tool declares; crosses to
             the agent), `invalid` (arguments that do not fit; told to the agent), `failed` (the fallback applies).
-        cause: With `failed`, why: `timeout`, `error`, `interrupted`, `expired`, `open`, `unencodable`.
+        cause: With `failed`, why: `timeout`, `error`, `interrupted`, `expired`, `open`, `unencodable`, `cancelled`.
         elapsed_s: Seconds in the tool, all attempts together.
     """
 

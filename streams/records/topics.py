@@ -55,6 +55,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("signals", "agent ID or record key", "work", ("clients", "operators"), ("shards",)),
         TopicKind("inbox", "agent ID or record key", "work", ("shards",), ("shards",)),
         TopicKind("tool-calls", "agent ID", "work", ("shards", "tools"), ("tools", "control"), lanes=True),
+        TopicKind("tool-overflow", "agent ID", "work", ("tools",), ("tools", "control")),
         TopicKind("tool-claims", "step", "compact", ("tools",), ("tools",)),
         TopicKind("tool-results", "agent ID", "work", ("tools",), ("shards", "tools")),
         TopicKind("llm-requests", "agent ID", "work", ("shards",), ("llm", "control"), lanes=True),

@@ -23,7 +23,7 @@ from streams.records.ids import child_key, digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, KeptStep
 from streams.records.signals import Signal
-from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
+from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolCancel, ToolResult
 from streams.shards.effects import ShardLimits, Write
 from streams.shards.live import Live
 from streams.shards.spending import over_budget
@@ -95,6 +95,12 @@ class Dispatcher:
             traceparent=live.invocation.traceparent,
         )
         return self._to_agent_topic("tool-calls", live, call, "tool-call", tool.lane)
+
+    def cancel(self, live: Live, request: Request) -> Write:
+        """Return the record that tells workers that nobody waits for a tool call any more."""
+        tool: Tool[..., Any] = request.spec
+        cancel = ToolCancel(live.id, live.incarnation, request.step, request.name)
+        return self._to_agent_topic("tool-calls", live, cancel, "tool-cancel", tool.lane)
 
     def _from_kept(self, kept: KeptStep, request: Request, now: float) -> Completion | None:
         if kept.outcome is None:

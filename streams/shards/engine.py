@@ -38,7 +38,7 @@ from streams.records.signals import (
     StateWrite,
     StatusQuery,
 )
-from streams.records.steps import LlmResult, ToolResult
+from streams.records.steps import LlmResult, ToolNotice, ToolResult
 from streams.shards.applied import Applied
 from streams.shards.dispatch import Admission, Dispatcher, fall_back
 from streams.shards.effects import Counters, Event, ShardLimits, Write
@@ -151,6 +151,7 @@ class Engine:
             Invocation: self._on_invocation,
             ToolResult: self.outcomes.on_step,
             LlmResult: self.outcomes.on_step,
+            ToolNotice: self.outcomes.on_notice,
             ChildOutcome: self.outcomes.on_child,
             Signal: self._mail.on_signal,
             Cancel: self._mail.on_cancel,
@@ -391,6 +392,7 @@ class Engine:
         for key in live.chunk_keys():
             self.outbox.journal(key, None)
         self._mark(ending.result, encoded)
+        self.handlers.call_off(live, effects=True)
         self._forget(live)
         owner = live.agent_id
         instance = self.instances.get(owner)

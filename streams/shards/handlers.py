@@ -153,6 +153,7 @@ class Handlers:
     def _recall(self, live: Live, run: Run) -> None:
         """Note again what was known about the requests that an earlier run has sent."""
         run.take_replayed()
+        run.take_abandoned("tool")  # the earlier run has called them off
         for request in run.pending.values():
             self._watch(live, request)
             self._desk.recall(live, request)
@@ -250,6 +251,8 @@ class Handlers:
             heapq.heappop(live.deadlines)
         if live.deadlines:
             wake = min(wake, live.deadlines[0][0])
+        for request in run.take_abandoned("tool"):
+            self._desk.outbox.add(self._dispatcher.cancel(live, request))
         working = False
         for request in run.pending.values():
             if request.abandoned:
@@ -264,6 +267,18 @@ class Handlers:
         self.set_working(live, working)
         self._hot[live.id] = live
         self._hot.move_to_end(live.id)
+
+    def call_off(self, live: Live, *, effects: bool) -> None:
+        """Tell workers that nobody waits any more for the tool calls of an invocation that ends or starts over.
+
+        Args:
+            effects: Those included that may happen only once: what starts over waits for what became of them.
+        """
+        if live.run is None:
+            return
+        for request in live.run.pending.values():
+            if request.kind == "tool" and (effects or request.spec.policy.effect != "at-most-once"):
+                self._desk.outbox.add(self._dispatcher.cancel(live, request))
 
     def set_working(self, live: Live, working: bool) -> None:
         """Count an invocation that has a tool or LLM step out."""

@@ -42,6 +42,7 @@ class Live:
         aliases: Index in `kept` to the step of this incarnation that repeats it.
         cancelled: A cancel was delivered; the end counts as cancelled.
         counted_bytes: What the shard counts for it towards its bound.
+        notices: What workers have said about steps that they cannot answer yet; in memory only.
     """
 
     invocation: Invocation
@@ -71,6 +72,7 @@ class Live:
     cancelled: bool = False
     children: int = 0
     counted_bytes: int = 0
+    notices: dict[int, str] = field(default_factory=dict)
     input_written: bool = False
     snapshot_written: bool = False
     snapshot_chunks: int = 0
@@ -118,6 +120,7 @@ class Live:
         self.cancelled, self.children = False, 0
         self.aliases.clear()
         self.deadlines.clear()
+        self.notices.clear()
 
     def _append(self, data: bytes) -> None:
         self.open.append(data)

@@ -73,6 +73,7 @@ class Orders:
         for key in live.chunk_keys():
             if not key.endswith(b"\x00-1"):
                 engine.outbox.journal(key, None)
+        handlers.call_off(live, effects=False)
         if live.run is not None:
             live.run.close()
             live.run = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streams.records import decode_as, encode
 from streams.records.invocations import ChildOutcome, Result
-from streams.records.steps import LlmResult, ToolResult
+from streams.records.steps import LlmResult, ToolNotice, ToolResult
 from streams.shards.dispatch import answered, completed
 from streams.shards.live import PARKED, Live
 
@@ -42,6 +42,14 @@ class Outcomes:
             return
         engine.handlers.give(live, answered(request, result, engine.now, run.asked))
         engine.handlers.drive(live, agent)
+
+    def on_notice(self, notice: ToolNotice) -> None:
+        """Keep a worker's word on why a call is not answered yet, for whoever asks; it is lost with the process."""
+        live = self._engine.live.get(notice.invocation)
+        if live is None or notice.incarnation != live.incarnation:
+            self._engine.counters.ignored += 1
+            return
+        live.notices[notice.step] = notice.reason
 
     def kept_step(self, live: Live, result: ToolResult | LlmResult) -> int | None:
         """Return the step that waits for a call of an earlier incarnation, after noting its result."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
+from streams.agents.run import Request
 from streams.records import decode_as
 from streams.records.invocations import Result
 from streams.records.journal import Marker
+from streams.shards.handlers import WORK
 from streams.shards.live import QUEUED, RUNNING, Live
 
 
@@ -48,14 +50,25 @@ def _waits_for(live: Live, position: int, now: float, paused: bool) -> list[dict
         return [{"kind": "operator", "name": live.reason}]
     if live.run is None:
         return [{"kind": "event", "wake_in_s": round(live.wake_at_s - now, 3) if live.wake_at_s else None}]
-    waits: list[dict[str, Any]] = [
-        {"kind": r.kind, "name": r.name, "step": r.step, "since_s": round(now - r.made_at_s, 3)}
-        for r in live.run.pending.values()
-        if not r.abandoned
-    ]
+    waits = [_describe(live, request, now) for request in live.run.pending.values() if not request.abandoned]
     if (timer := live.run.loop.next_timer()) is not None:
         waits.append({"kind": "timer", "step": timer[1], "in_s": round(timer[0] - now, 3)})
     return waits
+
+
+def _describe(live: Live, request: Request, now: float) -> dict[str, Any]:
+    wait: dict[str, Any] = {
+        "kind": request.kind,
+        "name": request.name,
+        "step": request.step,
+        "since_s": round(now - request.made_at_s, 3),
+    }
+    if request.kind in WORK:
+        deadline_s = request.spec.deadline_s(request.made_at_s, live.invocation.deadline_ms / 1000)
+        wait["falls_back_in_s"] = round(deadline_s - now, 3)
+    if (notice := live.notices.get(request.step)) is not None:
+        wait["notice"] = notice
+    return wait
 
 
 def describe_marker(marker: Marker) -> dict[str, Any]:

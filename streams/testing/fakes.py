@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,6 +17,7 @@ from streams.llm.function import FunctionProvider
 from streams.llm.provider_errors import ProviderError
 from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
 from streams.tools.attempts import Runner
+from streams.tools.threads import Threads
 from streams.tools.tool import Tool
 
 FakeTool = Callable[..., Any]
@@ -72,7 +72,7 @@ class Fakes:
         self._seconds = dict(seconds)
         self._runner = Runner(
             "simulation",
-            executor=_NO_THREADS,
+            threads=Threads(0),
             random=Random(0),
             backoff_s=1e-6,
             backoff_ceiling_s=1e-6,
@@ -107,7 +107,8 @@ class Fakes:
 
     async def _run_tool(self, tool: Tool[..., Any], call: ToolCall, at_s: float) -> ToolResult:
         self._note(call.tool, call.arguments, call, at_s)
-        return await self._runner.run(tool, call, lambda attempt: None)
+        arguments = self._runner.parse(tool, call)
+        return arguments if isinstance(arguments, ToolResult) else await self._runner.run(tool, call, arguments)
 
     async def ask_model(self, request: LlmRequest, at_s: float) -> tuple[float, LlmResult]:
         """Return how long a request takes and what comes of it.
@@ -142,9 +143,6 @@ class Fakes:
 
     def _note(self, name: str, arguments: bytes, call: ToolCall | LlmRequest, at_s: float) -> None:
         self.calls.append(Call(name, orjson.loads(arguments), call.invocation, call.step, at_s))
-
-
-_NO_THREADS: Executor = ThreadPoolExecutor(1)
 
 
 def _with_function(tool: Tool[..., Any], fake: FakeTool) -> Tool[..., Any]:

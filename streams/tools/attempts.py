@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +18,7 @@ from streams.agents.signature import explain
 from streams.errors import InvalidInput, PayloadTooLarge
 from streams.records.steps import ToolCall, ToolResult
 from streams.tools.context import CallInfo, current_call
+from streams.tools.threads import Threads
 from streams.tools.tool import Tool, inside_tool
 
 
@@ -36,6 +36,29 @@ class Attempt:
     error: str = ""
 
 
+async def _at_once(most_s: float) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a call may do; by default everything.
+
+    Attributes:
+        observe: Told of each attempt.
+        wanted: Tells whether somebody still waits for the answer.
+        turn: Waits for the turn of a further attempt, at most so many seconds; False when it does not come by then.
+        retry: Takes a retry or a hedge out of the tool's budget; False when there is none left.
+        left_s: Seconds until the call's deadline.
+    """
+
+    observe: Callable[[Attempt], None] = lambda attempt: None
+    wanted: Callable[[], bool] = lambda: True
+    turn: Callable[[float], Awaitable[bool]] = _at_once
+    retry: Callable[[], bool] = lambda: True
+    left_s: float = float("inf")
+
+
 class Runner:
     """Runs calls of declared tools.
 
@@ -47,7 +70,7 @@ class Runner:
         self,
         worker: str,
         *,
-        executor: Executor,
+        threads: Threads,
         random: Random,
         backoff_s: float,
         backoff_ceiling_s: float,
@@ -55,45 +78,59 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker = worker
-        self._executor = executor
+        self._threads = threads
         self._random = random
         self._backoff_s = backoff_s
         self._ceiling_s = backoff_ceiling_s
         self._max_result_bytes = max_result_bytes
         self._clock = clock
 
-    async def run(self, tool: Tool[..., Any], call: ToolCall, observe: Callable[[Attempt], None]) -> ToolResult:
-        """Return the result of a call, whatever happens in the tool."""
+    def parse(self, tool: Tool[..., Any], call: ToolCall) -> dict[str, Any] | ToolResult:
+        """Return the call's arguments, or the result that tells the caller what is wrong with them."""
         try:
-            arguments = tool.arguments.decode(call.arguments)
+            return tool.arguments.decode(call.arguments)
         except InvalidInput as error:
             return self.result(call, "invalid", error_type="InvalidInput", error_message=str(error), attempts=0)
+
+    async def run(
+        self, tool: Tool[..., Any], call: ToolCall, arguments: dict[str, Any], terms: Terms | None = None
+    ) -> ToolResult:
+        """Return the result of a call, whatever happens in the tool."""
+        terms = terms or Terms()
         started = self._clock()
         most = 1 if call.effect == "at-most-once" else tool.policy.attempts
-        deadline_s = tool.policy.timeout_s
-        attempt, error_type, message, cause = 0, "", "", "error"
+        timeout_s = min(tool.policy.timeout_s, terms.left_s)
+        attempt, error_type, message, cause = 0, "", "", "timeout"
         while attempt < most:
             attempt += 1
             began = self._clock()
-            left = deadline_s - (began - started)
+            left = timeout_s - (began - started)
             if left <= 0:
+                attempt -= 1
                 break
             try:
-                value = await self._call(tool, call, arguments, attempt, left)
+                value = await self._attempt(tool, call, arguments, attempt, left, terms)
             except TimeoutError as error:
                 timed_out = self._clock() - began >= left - 0.001
+                if not timed_out and isinstance(error, tool.raises):
+                    terms.observe(Attempt(False, self._clock() - began))
+                    return self._raised(call, error, attempt, self._clock() - started)
                 cause = "timeout" if timed_out else "error"
-                error_type, message = "TimeoutError", str(error) or f"no answer within {tool.policy.timeout_s:g} s"
+                error_type, message = "TimeoutError", str(error) or f"no answer within {timeout_s:g} s"
             except tool.raises as error:
-                observe(Attempt(False, self._clock() - began))
+                terms.observe(Attempt(False, self._clock() - began))
                 return self._raised(call, error, attempt, self._clock() - started)
-            except Exception as error:
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                cause, error_type, message = "error", type(error).__name__, str(error) or "the tool cancelled itself"
+            except (Exception, SystemExit) as error:
                 cause, error_type, message = "error", type(error).__name__, str(error)
             else:
-                observe(Attempt(False, self._clock() - began))
+                terms.observe(Attempt(False, self._clock() - began))
                 return self._returned(tool, call, value, attempt, self._clock() - started)
-            observe(Attempt(True, self._clock() - began, error_type))
-            if attempt < most and not await self._back_off(attempt, deadline_s - (self._clock() - started)):
+            terms.observe(Attempt(True, self._clock() - began, error_type))
+            if attempt < most and not await self._again(attempt, timeout_s - (self._clock() - started), terms):
                 break
         return self.result(
             call,
@@ -117,25 +154,55 @@ class Runner:
             **fields,
         )
 
-    async def _call(
-        self, tool: Tool[..., Any], call: ToolCall, arguments: dict[str, Any], attempt: int, left_s: float
+    async def _attempt(
+        self, tool: Tool[..., Any], call: ToolCall, arguments: dict[str, Any], attempt: int, left_s: float, terms: Terms
     ) -> Any:
         current_call.set(CallInfo(str(call.id), call.invocation, call.tenant, attempt, call.deadline_ms / 1000))
         inside_tool.set(tool.name)
         async with asyncio.timeout(left_s):
-            if inspect.iscoroutinefunction(tool.function):
-                return await tool.function(**arguments)
-            context = copy_context()
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, lambda: context.run(tool.function, **arguments))
+            hedge_s = tool.policy.hedge_s
+            if hedge_s is None or hedge_s >= left_s:
+                return await self._call(tool, arguments)
+            return await self._hedged(tool, arguments, hedge_s, left_s, terms)
 
-    async def _back_off(self, attempt: int, left_s: float) -> bool:
-        """Wait before the next attempt; False when there is no time for one."""
+    async def _call(self, tool: Tool[..., Any], arguments: dict[str, Any]) -> Any:
+        if inspect.iscoroutinefunction(tool.function):
+            return await tool.function(**arguments)
+        context = copy_context()
+        return await self._threads.run(tool.name, lambda: context.run(tool.function, **arguments))
+
+    async def _hedged(
+        self, tool: Tool[..., Any], arguments: dict[str, Any], hedge_s: float, left_s: float, terms: Terms
+    ) -> Any:
+        """Make the call; if it has not ended after *hedge_s*, make it a second time, and take what is good first."""
+        calls = {asyncio.ensure_future(self._call(tool, arguments))}
+        try:
+            await asyncio.wait(calls, timeout=hedge_s)
+            if (
+                not any(call.done() for call in calls)
+                and terms.wanted()
+                and terms.retry()
+                and await terms.turn(left_s - hedge_s)
+            ):
+                calls.add(asyncio.ensure_future(self._call(tool, arguments)))
+            waiting = set(calls)
+            while True:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                answers = [call for call in done if _is_answer(call, tool)]
+                if answers or not waiting:
+                    return (answers or list(done))[0].result()
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _again(self, attempt: int, left_s: float, terms: Terms) -> bool:
+        """Wait before the next attempt; False when there is no time for one, no budget, or nobody who waits."""
         pause = min(self._ceiling_s, self._backoff_s * 2 ** (attempt - 1)) * (0.5 + self._random.random())
-        if pause >= left_s:
+        if pause >= left_s or not terms.wanted() or not terms.retry():
             return False
         await asyncio.sleep(pause)
-        return True
+        return terms.wanted() and await terms.turn(left_s - pause)
 
     def _returned(
         self, tool: Tool[..., Any], call: ToolCall, value: Any, attempts: int, elapsed_s: float
@@ -144,14 +211,14 @@ class Runner:
             data = b"null" if value is None else tool.returns.dump_json(tool.returns.validate_python(value))
             if len(data) > self._max_result_bytes:
                 raise PayloadTooLarge(f"result of {call.id}", len(data), self._max_result_bytes, "max_payload_bytes")
-        except (ValueError, PayloadTooLarge) as error:
+        except Exception as error:  # a validator or serializer of the user's own may raise anything
             reason = explain(error) if isinstance(error, ValidationError) else str(error)
             return self.result(
                 call,
                 "failed",
                 cause="unencodable",
                 error_type=type(error).__name__,
-                error_message=f"tool {tool.name!r} returned what cannot be sent: {reason}",
+                error_message=f"tool {tool.name!r} returned what cannot be sent: {reason}"[:4_000],
                 attempts=attempts,
                 elapsed_s=elapsed_s,
             )
@@ -173,3 +240,11 @@ class Runner:
             attempts=attempts,
             elapsed_s=elapsed_s,
         )
+
+
+def _is_answer(call: asyncio.Future[Any], tool: Tool[..., Any]) -> bool:
+    """Tell whether a call has ended in what the caller should get: a value, or an error that the tool declares."""
+    if call.cancelled():
+        return False
+    error = call.exception()
+    return error is None or isinstance(error, tool.raises)

@@ -1,12 +1,13 @@
 """Claims of at-most-once calls: written before a call starts, through a producer that fences every earlier owner.
 
-A claim without a result means `interrupted`: the call may have happened, and is never made again.
+A claim without a result means `interrupted`: the call may have happened, and is never made again. Calls that move to
+the overflow lane go through the same producers, so that nobody moves them who no longer owns the partition.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streams.broker.open_transactions import check_nothing_open
 from streams.broker.port import Broker, Message, Partition, Ring
@@ -32,6 +33,7 @@ class Claims:
     ) -> None:
         self._broker = broker
         self._topic = Partition(catalogue.name("tool-claims"), partition)
+        self._overflow = Partition(catalogue.name("tool-overflow"), partition)
         self._ring: Ring = broker.ring(f"{catalogue.namespace}-claims-{partition}")
         self._worker = worker
         self._kept_ms = kept_s * 1000
@@ -41,7 +43,7 @@ class Claims:
     async def open(self) -> None:
         """Fence earlier owners, then read what they have claimed."""
         await self._ring.start()
-        await check_nothing_open(self._broker, [self._topic])
+        await check_nothing_open(self._broker, [self._topic, self._overflow])
         async for batch in read_to_end(self._broker, [self._topic]):
             for record in batch:
                 if record.value is not None:
@@ -70,6 +72,15 @@ class Claims:
         )
         self._claims[call.id] = claim
         await self._ring.transact([self._message(claim.id, encode(claim)), *self._expired()])
+
+    async def move(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Write *messages* in one transaction and return their offsets.
+
+        Raises:
+            Fenced: Another owner has taken the partition over.
+            CommitAmbiguous: Nobody knows whether they are written; the next owner will.
+        """
+        return await self._ring.transact(messages)
 
     def _expired(self) -> list[Message]:
         horizon = self._now() * 1000 - self._kept_ms

@@ -36,8 +36,9 @@ class ToolPolicy:
         max_wait_s: Seconds that a call may wait for a worker before the fallback applies.
         attempts: Most attempts within the timeout; 1 for at-most-once.
         concurrency: Calls at a time in one worker process.
-        rate: Calls per second and worker; None for no limit.
+        rate: Calls per second, all workers together; None for no limit.
         lane: Topic suffix of its calls; empty for the shared topic.
+        hedge_s: Seconds after which a `read` call that has not ended is made a second time beside the first.
     """
 
     timeout_s: float
@@ -47,6 +48,7 @@ class ToolPolicy:
     concurrency: int = 32
     rate: float | None = None
     lane: str = ""
+    hedge_s: float | None = None
 
 
 class Tool(Generic[P, R]):

@@ -228,31 +228,31 @@ def deploy(*, newest: bool) -> App:
     app = App("sim")
     tools: dict[str, Any] = {}
 
-    @app.tool(timeout=30, effect="read", fallback=-1, max_wait=10_000)
+    @app.tool(timeout=30, effect="read", fallback=-1, max_wait=10_000, concurrency=2)
     async def peek(site: str) -> int:
         await outside.delay()
         if outside.fails():
             raise OSError("flaky")
         return len(site)
 
-    @app.tool(timeout=60, effect="read", fallback=-1, max_wait=10_000)
+    @app.tool(timeout=60, effect="read", fallback=-1, max_wait=10_000, concurrency=1, hedge=1.0)
     async def slow(site: str) -> int:
         await outside.delay(2.0)
         return 1
 
-    @app.tool(timeout=0.3, effect="read", fallback=-1, max_wait=10_000, attempts=1)
+    @app.tool(timeout=0.3, effect="read", fallback=-1, max_wait=10_000, attempts=1, concurrency=1)
     async def hang(site: str) -> int:
         await outside.delay(0.6)
         return 2
 
-    @app.tool(timeout=30, effect="idempotent", fallback=-1, max_wait=10_000)
+    @app.tool(timeout=30, effect="idempotent", fallback=-1, max_wait=10_000, concurrency=1, rate="50/s")
     async def store(site: str) -> int:
         await outside.delay()
         if outside.fails():
             raise OSError("flaky")
         return 3
 
-    @app.tool(timeout=30, effect="at-most-once", fallback=-1, max_wait=10_000, raises=(Declined,))
+    @app.tool(timeout=30, effect="at-most-once", fallback=-1, max_wait=10_000, concurrency=2, raises=(Declined,))
     async def pay(site: str) -> int:
         await outside.delay(0.01)
         info = call_info()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from streams.broker.overflow import OverflowLane
 from streams.broker.port import Message
 from streams.broker.ring import OrderedRing
 from streams.broker.simulated.broker import SimulatedTransactions
@@ -171,6 +172,17 @@ def forget_conflicts() -> AbstractContextManager[Any]:
     return patch.object(Engine, "_on_invocation", Engine._accept)
 
 
+def forget_moves() -> AbstractContextManager[Any]:
+    """Who takes a partition over does not look which calls were moved to the overflow lane."""
+    learn = OverflowLane.learn
+
+    def forget(self: OverflowLane, records: Any, end: int) -> None:
+        learn(self, records, end)
+        self._replaced.clear()
+
+    return patch.object(OverflowLane, "learn", forget)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "none": nullcontext,
     "commit before sends": commit_before_sends,
@@ -183,6 +195,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "ring without order": no_order_in_the_ring,
     "state of failed handlers": state_without_result,
     "no deduplication": forget_conflicts,
+    "moves forgotten": forget_moves,
 }
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from streams.app import App
+from streams.broker.overflow import ORIGIN
 from streams.broker.partitioning import partition_for
 from streams.errors import CodecError
 from streams.records import decode, decode_as
 from streams.records.control import DeadLetter
+from streams.records.headers import header
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation, Result
 from streams.records.journal import Cursor, Marker
@@ -40,7 +42,8 @@ class Oracle:
         """Return every violation that is found, in words."""
         parts = (
             self._world.problems, self._one_result(), self._repeats(), self._answers(), self._serial(),
-            self._effects(), self._claims(), self._deltas(), self._cursors(), self._memory(), self._set_aside(),
+            self._effects(), self._claims(), self._moves(), self._deltas(), self._cursors(), self._memory(),
+            self._set_aside(),
         )  # fmt: skip
         return [problem for part in parts for problem in part]
 
@@ -149,6 +152,12 @@ class Oracle:
         for step, count in claims.items():
             if count > 1:
                 yield f"{step} was claimed {count} times"
+
+    def _moves(self) -> Iterator[str]:
+        moved = Counter(header(record.headers, ORIGIN) for record in self._records("tool-overflow"))
+        for origin, count in moved.items():
+            if count > 1:
+                yield f"call {origin} was moved {count} times to the overflow lane"
 
     def _deltas(self) -> Iterator[str]:
         sequences: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))

@@ -72,6 +72,8 @@ class Plan:
 
     Attributes:
         orders: (time, action, target) of operators.
+        look_ahead: Calls of a partition that a tool worker opens, beyond what its tools may run at a time.
+        parked: Offsets of the overflow lane that it remembers.
         newest: For each shard host, whether it starts with the newest deploy.
     """
 
@@ -89,6 +91,8 @@ class Plan:
     static: list[bool]
     submissions: list[Submission] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    look_ahead: int = 1_000
+    parked: int = 1_000
     orders: list[tuple[float, str, str]] = field(default_factory=list)
     faults_end_s: float = 0.0
 
@@ -111,6 +115,8 @@ def draw_plan(seed: int) -> Plan:
         newest=[draw.random() < 0.7 for _ in range(shards)],
         static=[draw.random() < 0.5 for _ in range(shards + 2)],
     )
+    lanes = Random(f"lanes {seed}")
+    plan.look_ahead, plan.parked = lanes.choice((1, 1, 1_000)), lanes.choice((1, 2, 1_000))
     span_s = draw.choice((0.5, 2.0, 6.0))
     _submit(plan, draw, span_s)
     _break(plan, draw, span_s + draw.choice((0.5, 3.0)))

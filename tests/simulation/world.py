@@ -43,7 +43,6 @@ from tests.simulation.plan import Plan
 DEDUP_S = 7_200.0
 QUIET_LIMIT_S = 400.0
 LLM = LlmSettings(pools={"fast": PoolSettings(model="m")}, breaker_report_s=5.0, drain_s=0.5)
-TOOLS = ToolSettings(breaker_report_s=5.0, threads=1)
 
 
 class SmallShards(ShardSettings):
@@ -137,7 +136,7 @@ class World:
             deploy(newest=True),
             TrappedBroker(self.log, process, self.traps),
             self.catalogue,
-            TOOLS,
+            ToolSettings(breaker_report_s=5.0, max_open=self.plan.look_ahead, max_parked=self.plan.parked),
             instance_id=instance,
             now=self.now,
             clock=asyncio.get_running_loop().time,

@@ -48,6 +48,7 @@ def test_every_topic_in_which_work_waits_is_a_stage():
         ("invocations", "ns-shards"),
         ("invocations.bulk", "ns-shards"),
         ("tool-calls", "ns-tools"),
+        ("tool-overflow", "ns-tools"),
         ("llm-requests", "ns-llm"),
         ("llm-requests.fast", "ns-llm"),
         ("state-deltas", "ns-memory-sink"),
