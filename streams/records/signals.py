@@ -109,6 +109,8 @@ class SharedRequest:
         expected: Version that the record must have, empty for one never written; None for any: the last write wins.
         origin: Invocation ID that asks; empty for a client.
         request_id: Of a client's request; the same one is applied once.
+        after: With *expected*, the request that must have made that version: two writes of one writer that are under
+            way at once would make versions of the same look.
     """
 
     name: str
@@ -123,6 +125,7 @@ class SharedRequest:
     step: int = 0
     client: str = ""
     request_id: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,9 @@ class SharedRecordsOwner:
             self._check(request, owner)
         except (InvalidInput, PayloadTooLarge) as error:
             return Verdict("refused", value, version, message=str(error))
-        if request.expected is not None and request.expected != version:
+        if not self._expected(request, version):
             engine.counters.shared_conflicts[request.name] = engine.counters.shared_conflicts.get(request.name, 0) + 1
-            gone = missed(request.expected, version)
+            gone = missed(request.expected or {}, version)
             return Verdict("conflict", value, version, gone.writers, gone.others)
         if request.operation == "delete" and value is None:
             return Verdict("ok", None, version)
@@ -99,6 +99,11 @@ class SharedRecordsOwner:
             answer = encode(client_answer(request, verdict)) if request.client else b""
             engine.applied.note(request_name(request), answer)
         return verdict
+
+    def _expected(self, request: SharedRequest, version: dict[str, int]) -> bool:
+        if request.after and self._engine.applied.answer(request.after) is None:
+            return False
+        return request.expected is None or request.expected == version
 
     def _check(self, request: SharedRequest, owner: str) -> None:
         most = self._engine.limits.max_payload_bytes

@@ -2,9 +2,9 @@
 
 A record of this shard is used at once. An `update` reads, applies its function and writes what came out, expecting the
 version that it has read. Updates of one record that wait in this shard go together: each is computed from what the one
-before it would make, and all are written in one transaction, each expecting its predecessor's version; the record's
-shard applies them in that order, or none from the first conflict on. A conflict brings what the record holds now, so
-that the next try needs one round trip. Nobody is told what was computed before it is written.
+before it would make, and all are written in one transaction, each expecting that its predecessor was applied; the
+record's shard applies them in that order, or none from the first conflict on. A conflict brings what the record holds
+now, so that the next try needs one round trip. Nobody is told what was computed before it is written.
 
 What gathers here is in memory only. It is made anew from the handlers that wait, and cannot do anything twice: a write
 is applied only while its version is the current one, and outcomes come back in the order in which the record's shard
@@ -30,7 +30,7 @@ from streams.records.versions import advance
 from streams.shards.dispatch import completed, raised
 from streams.shards.effects import Write
 from streams.shards.live import PARKED, RUNNING, Live
-from streams.shards.shared import Verdict, request_write
+from streams.shards.shared import Verdict, request_name, request_write
 
 if TYPE_CHECKING:
     from streams.shards.engine import Engine
@@ -285,7 +285,7 @@ class SharedSteps:
         assert group.known is not None
         value, version = group.known
         group.known = None
-        sent = size = 0
+        before, sent, size = "", 0, 0
         covered = group.covered
         for live, request in waiting:
             member = self._member(live, request)
@@ -304,8 +304,9 @@ class SharedSteps:
                     if agent is not None:
                         engine.handlers.drive(live, agent)
                 continue
-            self._send(owner, group, self._request(live, request, "write", after, version))
-            value, version = after, advance(version, live.agent_id)
+            asked = replace(self._request(live, request, "write", after, version), after=before)
+            self._send(owner, group, asked)
+            value, version, before = after, advance(version, live.agent_id), request_name(asked)
             sent += 1
             size += len(after)
 

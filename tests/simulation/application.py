@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from streams import App, Context, Log, call_info
 from streams.errors import AgentDeadlock, HandlerError
+from tests.simulation.sharing import share
 
 Program = list[Any]
 
@@ -96,6 +97,7 @@ class Work:
     amount: int = 0
     noted: int = 0
     tag: str = ""
+    versions: dict[str, Any] = field(default_factory=dict)
 
 
 class Interpreter:
@@ -140,6 +142,9 @@ class Interpreter:
 
     async def _bag(self, ctx: Any, work: Work, path: str, site: str) -> None:
         ctx.state.bag[site] = ctx.state.bag.get(site, 0) + 1
+
+    async def _shared(self, ctx: Any, work: Work, path: str, what: str, key: str, site: str) -> None:
+        await share(ctx, work.seen, work.versions, what, key, f"{ctx.invocation_id}:{site}{path}")
 
     async def _rng(self, ctx: Any, work: Work, path: str, site: str) -> None:
         work.seen.append(["rng", round(ctx.random(), 6), str(ctx.uuid()), round(ctx.now().timestamp(), 3)])

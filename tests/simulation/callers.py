@@ -13,6 +13,7 @@ from streams.errors import BrokerError, ResultTimeout, StreamsError
 from streams.settings import Settings
 from tests.simulation.application import Ask, deploy
 from tests.simulation.plan import Submission
+from tests.simulation.sharing import call
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -40,6 +41,7 @@ class Callers:
         """Return what is still to be answered."""
         world = self._world
         left = [s.id for n, s in enumerate(world.plan.submissions) if n not in world.answers]
+        left += [sharing.token for sharing in world.plan.sharing if sharing.token not in world.shared_begun]
         return [f"{identity} is not answered" for identity in left] + ([] if self._orders_done else ["orders"])
 
     async def run(self, _: str | None, process: Process) -> None:
@@ -53,6 +55,8 @@ class Callers:
                 for number, submission in enumerate(world.plan.submissions):
                     if number not in world.answers:
                         group.create_task(self._until_answered(client, number, submission))
+                for wanted in world.plan.sharing:
+                    group.create_task(call(world, client, wanted))
             await asyncio.Event().wait()
 
     async def _until_answered(self, client: Client, number: int, submission: Submission) -> None:

@@ -56,6 +56,7 @@ class Faults:
             case "stop":
                 host.stop()
             case "compact":
+                world.keep_deltas()
                 for kind in ("journal", "state-deltas", "tool-claims"):
                     world.log.compact(world.catalogue.name(kind))
             case "copy result":

@@ -17,11 +17,13 @@ from streams.broker.port import Message
 from streams.broker.ring import OrderedRing
 from streams.broker.simulated.broker import SimulatedTransactions
 from streams.shards import ending, handlers
+from streams.shards.applied import Applied
 from streams.shards.engine import Engine
 from streams.shards.live import CURSOR_KEY, RUNNING
 from streams.shards.outcomes import Outcomes
 from streams.shards.processor import ShardProcessor
 from streams.shards.role import ShardRole
+from streams.shards.shared import SharedRecordsOwner
 from streams.tools.claims import Claims
 
 
@@ -183,6 +185,23 @@ def forget_moves() -> AbstractContextManager[Any]:
     return patch.object(OverflowLane, "learn", forget)
 
 
+def versions_unchecked() -> AbstractContextManager[Any]:
+    """A shared record is written whoever has written since."""
+    return patch.object(SharedRecordsOwner, "_expected", lambda self, request, version: True)
+
+
+def predecessor_unchecked() -> AbstractContextManager[Any]:
+    """An update is applied on any version that looks like what it was computed from."""
+    return patch.object(
+        SharedRecordsOwner, "_expected", lambda self, request, version: request.expected in (None, version)
+    )
+
+
+def applied_forgotten() -> AbstractContextManager[Any]:
+    """The next owner of a shard does not know which writes to shared records were applied."""
+    return patch.object(Applied, "restore", lambda self, record: None)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "none": nullcontext,
     "commit before sends": commit_before_sends,
@@ -196,6 +215,9 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "state of failed handlers": state_without_result,
     "no deduplication": forget_conflicts,
     "moves forgotten": forget_moves,
+    "shared writes unchecked": versions_unchecked,
+    "predecessor unchecked": predecessor_unchecked,
+    "applied writes forgotten": applied_forgotten,
 }
 
 

@@ -15,12 +15,13 @@ from streams.records.control import DeadLetter
 from streams.records.headers import header
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation, Result
-from streams.records.journal import Cursor, Marker
+from streams.records.journal import AppliedWrites, Cursor, Marker
 from streams.records.state import StateDelta
 from streams.records.steps import ToolClaim
 from streams.shards.engine import Engine
 from streams.shards.live import CURSOR_KEY
 from streams.shards.restore import Restored
+from tests.simulation import sharing
 from tests.simulation.application import Ask, Reply, deploy, link
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Oracle:
             self._world.problems, self._one_result(), self._repeats(), self._answers(), self._serial(),
             self._effects(), self._claims(), self._moves(), self._deltas(), self._cursors(), self._memory(),
             self._set_aside(),
+            sharing.problems(self._world, self._originals),
         )  # fmt: skip
         return [problem for part in parts for problem in part]
 
@@ -219,7 +221,7 @@ def _restore(world: World, app: App, number: int) -> Engine:
     )
     restored.into(engine, world.now())
     kept = {key: decode(value) for key, value in restored.journal.items()}
-    strange = [key for key, record in kept.items() if not isinstance(record, Cursor | Marker)]
+    strange = [key for key, record in kept.items() if not isinstance(record, AppliedWrites | Cursor | Marker)]
     if strange:
         world.problems.append(f"shard {number} keeps {strange[:4]} in its journal though nothing is live")
     return engine
@@ -233,11 +235,14 @@ def _differences(number: int, engine: Engine, restored: Engine) -> Iterator[str]
     for owner in engine.state._agents.keys() | restored.state._agents.keys():
         if engine.state.of(owner).deltas != restored.state.of(owner).deltas:
             yield f"shard {number}: state of {owner} differs between memory and log"
+    if engine.applied._answers != restored.applied._answers:
+        yield f"shard {number}: applied requests differ between memory and log"
     if engine.markers._markers.keys() != restored.markers._markers.keys():
         yield f"shard {number}: markers differ between memory and log"
     left = {
         "working": engine.handlers.working, "bytes": engine._live_bytes, "hot": engine.handlers._hot,
         "instances": engine.instances, "dirty": engine._dirty,
+        "updates": engine.shared_steps._groups, "pauses": engine.shared_steps._dirty,
     }  # fmt: skip
     for name, found in left.items():
         if found:

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from tests.simulation.programs import LEVELS, Author
+from tests.simulation.sharing import Sharing, draw_sharing
 
 FAULTS = (
     "kill",
@@ -75,6 +76,7 @@ class Plan:
         look_ahead: Calls of a partition that a tool worker opens, beyond what its tools may run at a time.
         parked: Offsets of the overflow lane that it remembers.
         newest: For each shard host, whether it starts with the newest deploy.
+        sharing: What clients do to shared records.
     """
 
     partitions: int
@@ -95,6 +97,7 @@ class Plan:
     parked: int = 1_000
     orders: list[tuple[float, str, str]] = field(default_factory=list)
     faults_end_s: float = 0.0
+    sharing: list[Sharing] = field(default_factory=list)
 
 
 def draw_plan(seed: int) -> Plan:
@@ -120,6 +123,7 @@ def draw_plan(seed: int) -> Plan:
     span_s = draw.choice((0.5, 2.0, 6.0))
     _submit(plan, draw, span_s)
     _break(plan, draw, span_s + draw.choice((0.5, 3.0)))
+    draw_sharing(plan, seed, span_s)
     return plan
 
 

@@ -46,7 +46,13 @@ def test_a_seed_replays_exactly():
 
 @pytest.mark.parametrize(
     "mutant",
-    ["drop results for cold handlers", "no deduplication", "claims skipped", "cursor apart from effects"],
+    [
+        "drop results for cold handlers",
+        "no deduplication",
+        "claims skipped",
+        "cursor apart from effects",
+        "shared writes unchecked",
+    ],
 )
 def test_the_oracle_finds_broken_code(mutant):
     assert first_seed_that_finds(mutant, range(100)) is not None

@@ -22,11 +22,13 @@ from streams.broker import table
 from streams.broker.port import TopicSpec
 from streams.broker.simulated import Process, SimulatedBroker, SimulatedLog
 from streams.broker.simulated.timing import Timing
+from streams.client import shared
 from streams.llm.chat import ChatRequest
 from streams.llm.function import FunctionProvider
 from streams.llm.role import LlmRole
 from streams.llm.settings import LlmSettings, PoolSettings
 from streams.records.invocations import Result
+from streams.records.state import StateDelta
 from streams.records.topics import SHARD_INPUTS, Catalogue
 from streams.shards.effects import ShardLimits
 from streams.shards.role import ShardRole
@@ -39,6 +41,7 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import Faults
 from tests.simulation.hosts import Host, TrappedBroker
 from tests.simulation.plan import Plan
+from tests.simulation.sharing import Seen, shared_deltas_of
 
 DEDUP_S = 7_200.0
 QUIET_LIMIT_S = 400.0
@@ -71,6 +74,8 @@ class World:
         answers: What clients were told, by submission index.
         garbage: Records that were written to be set aside.
         over: What still happens is of no interest.
+        shared_begun: What clients have begun to do to shared records, with its key until they know what came of it.
+        shared_seen: What they saw; see `sharing`.
     """
 
     seed: int
@@ -80,6 +85,8 @@ class World:
     answers: dict[int, Result] = field(default_factory=dict)
     garbage: int = 0
     over: bool = False
+    shared_begun: dict[str, str] = field(default_factory=dict)
+    shared_seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = Random(f"world {self.seed}")
@@ -104,6 +111,7 @@ class World:
         self.callers = Callers(self)
         self.hosts.append(self._host("clients", self.callers.run, False))
         self._tasks: list[asyncio.Task[None]] = []
+        self._deltas: dict[tuple[int, int], StateDelta] = {}
 
     # -- roles ---------------------------------------------------------------------------------------------------------
 
@@ -241,6 +249,17 @@ class World:
         if self.trace:
             print(f"{asyncio.get_running_loop().time():10.4f}  {text}")
 
+    def keep_deltas(self) -> None:
+        """Remember what was written to shared records, before the log forgets it."""
+        for record in self.log.records(self.catalogue.name("state-deltas")):
+            for delta in shared_deltas_of([record]):
+                self._deltas[record.partition, record.offset] = delta
+
+    def shared_deltas(self) -> list[StateDelta]:
+        """Return all writes to shared records, those of one record in their order."""
+        self.keep_deltas()
+        return [self._deltas[place] for place in sorted(self._deltas)]
+
     def fingerprint(self) -> int:
         """Return a number that is the same for the same history."""
         value = 0
@@ -259,6 +278,7 @@ def only_seeded(seed: int, outside: Outside) -> Iterator[None]:
         with (
             patch.object(uuid, "uuid4", lambda: uuid.UUID(int=draw.getrandbits(128), version=4)),
             patch.object(table, "Random", lambda: Random(draw.random())),
+            patch.object(shared, "random", draw),
             patch.object(time, "time", lambda: 1_767_225_600.0),
         ):
             yield

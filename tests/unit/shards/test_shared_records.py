@@ -365,6 +365,27 @@ def test_a_request_for_another_shard_is_sent_on():
     assert cluster.engines[0].counters.forwarded == 1
 
 
+def test_an_update_is_not_applied_on_a_version_that_only_looks_like_what_it_was_computed_from():
+    other = App("parallel")
+
+    @other.agent(key="key")
+    async def both(ctx: Context[None], order: Order) -> None:
+        records = ctx.shared("risk")
+        await asyncio.gather(records.update(order.record, bump), records.update(order.record, bump))
+
+    cluster = Cluster(other, 2)
+    where, key = cluster.key_in(1, record), cluster.key_in(0, "both/{}".format)
+    cluster.invoke(both, Order(key=key, record=where), "k")
+    cluster.deliver(1)
+    cluster.deliver(0)
+    # Both updates are on their way, the second computed from the first. A third write of the same writer comes between,
+    # and makes just the version that the first would have made.
+    third = SharedRequest("risk", where, "write", f"both/{key}", 0, b"100", None, client="c", request_id="1")
+    cluster.tell(1, third)
+    cluster.settle()
+    assert [delta.value for delta in cluster.deltas] == [b"100", b"101", b"102"]
+
+
 def test_versions_on_the_log_follow_each_other():
     cluster = Cluster(app, 3)
     for number in range(60):
