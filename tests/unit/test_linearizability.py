@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from itertools import permutations
 from random import Random
 
@@ -151,7 +152,7 @@ def _any_order(history: list[Operation]) -> bool:
 def _legal(order: tuple[Operation, ...]) -> bool:
     if any(later.end < earlier.start for n, earlier in enumerate(order) for later in order[n + 1 :]):
         return False
-    state = NEW
+    state: Hashable = NEW
     for operation in order:
         states = list(operation.apply(state))
         if not states:
