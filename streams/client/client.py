@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from streams.agents.agent import Agent
 from streams.app import App
-from streams.backpressure.gate import Gate
+from streams.backpressure.gate import Gate, GateCounts
 from streams.broker.connect import open_broker
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Message, Partition, Producer
@@ -135,6 +135,11 @@ class Client:
         waiter.cancel()
         if follower.done():
             follower.result()
+
+    @property
+    def admissions(self) -> GateCounts:
+        """What backpressure let this client publish, and what it did not."""
+        return self._gate.counts
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()

@@ -31,6 +31,7 @@ class ControlRole:
 
     Attributes:
         plane: What decides, with its last `report` of the lag and its last `signals`.
+        started: Faust has joined its group and reads.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ControlRole:
         self._settings = settings
         self._kafka = kafka
         self.plane = ControlPlane(broker, catalogue, settings, breakers=breakers)
+        self.started = False
 
     async def run(self) -> None:
         """Run until cancelled, then stop the app and let go of the desks.
@@ -69,6 +71,7 @@ class ControlRole:
             app = faust_app(self._kafka, self._catalogue, self._settings, self.plane, Path(folder))
             try:
                 await app.start()
+                self.started = True
                 await app.wait_until_stopped()
                 raise BrokerUnavailable(f"Faust gave up on Kafka at {self._broker.address}: {app.crash_reason!r}")
             finally:

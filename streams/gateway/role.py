@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from streams.app import App
+from streams.backpressure.gate import GateCounts
 from streams.broker.port import Broker
 from streams.client.client import Client
 from streams.errors import PrerequisiteMissing, SettingsError
@@ -28,6 +29,7 @@ class GatewayRole:
 
     Attributes:
         address: `host:port` while it listens, empty otherwise.
+        admissions: What backpressure decided about the invocations that came in here.
 
     Raises:
         SettingsError: The address is not only this machine's, and there is no token.
@@ -46,6 +48,7 @@ class GatewayRole:
         self._catalogue = catalogue
         self._settings = settings
         self._responses: Counter[tuple[str, int]] = Counter()
+        self.admissions = GateCounts()
 
     @property
     def responses(self) -> Mapping[tuple[str, int], int]:
@@ -74,7 +77,7 @@ class GatewayRole:
             async with Client(self._app, settings=self._settings, broker=self._broker) as client:
                 most = self._catalogue.max_payload_bytes
                 gateway = Gateway(self._app, client, settings, max_payload_bytes=most)
-                self._responses = gateway.responses
+                self._responses, self.admissions = gateway.responses, client.admissions
                 self.address = address_of(listener)
                 log.info("gateway at http://%s/v1/invocations", self.address)
                 try:

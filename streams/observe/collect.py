@@ -19,6 +19,7 @@ from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 
 if TYPE_CHECKING:
+    from streams.backpressure import LagReport
     from streams.breakers import Guard
     from streams.broker.owned_queue import OwnedQueue
     from streams.control.role import ControlRole
@@ -193,9 +194,43 @@ def _memory(role: MemoryRole) -> Iterator[Sample]:
     yield Sample(m.SINK_FAILURES, role.counts.failures)
 
 
+def _control(role: ControlRole) -> Iterator[Sample]:
+    plane = role.plane
+    for state in plane.states():
+        yield from _breaker("control", state.dependency, state.phase)
+    for (dependency, phase), count in sorted(plane.transitions.items()):
+        yield Sample(m.BREAKER_TRANSITIONS, count, ("control", dependency, phase, "fleet"))
+    yield Sample(m.CONTROL_UNREADABLE, plane.unreadable)
+    if plane.report is not None:  # otherwise another process samples the log
+        yield from _lag(plane.report)
+    for lane, signal in sorted(plane.signals.items()):
+        yield Sample(m.LANE_RETRY_AFTER, signal.retry_after_s, (lane,))
+        for level in m.LEVELS:
+            yield Sample(m.LANE_LEVEL, signal.level == level, (lane, level))
+
+
+def _lag(report: LagReport) -> Iterator[Sample]:
+    for stage in report.stages:
+        for lag in stage.partitions:
+            labels = (stage.name, str(lag.number))
+            yield Sample(m.LAG_RECORDS, lag.unread, labels)
+            yield Sample(m.LAG_SECONDS, lag.lag_s, labels)
+            yield Sample(m.LAG_OPEN, lag.load.open, labels)
+            yield Sample(m.LAG_ARRIVALS, lag.arrival_per_s, labels)
+            yield Sample(m.LAG_DRAINED, lag.drain_per_s, labels)
+            yield Sample(m.LAG_SILENT, lag.silent_s, labels)
+    for agent, queue in sorted(report.queues.items(), key=lambda entry: -entry[1].depth):
+        yield Sample(m.QUEUE_DEPTH, queue.depth, (agent,))
+        yield Sample(m.QUEUE_OLDEST, report.oldest_s(agent), (agent,))
+    yield Sample(m.QUEUE_UNCOUNTED, report.uncounted)
+
+
 def _gateway(role: GatewayRole) -> Iterator[Sample]:
     for (route, status), count in sorted(role.responses.items()):
         yield Sample(m.GATEWAY_RESPONSES, count, (route, str(status)))
+    yield Sample(m.GATEWAY_ADMISSIONS, role.admissions.admitted, ("admitted",))
+    yield Sample(m.GATEWAY_ADMISSIONS, role.admissions.refused, ("refused",))
+    yield Sample(m.GATEWAY_UNKNOWN, role.admissions.unknown)
 
 
 def _queue(role: str, queue: OwnedQueue) -> Iterator[Sample]:
@@ -217,14 +252,6 @@ def _guard(role: str, guard: Guard) -> Iterator[Sample]:
         yield Sample(m.BREAKER_CALLS, count, (role, guard.dependency, outcome))
     for (decided_by, phase), count in sorted(guard.transitions.items()):
         yield Sample(m.BREAKER_TRANSITIONS, count, (role, guard.dependency, phase, decided_by))
-
-
-def _control(role: ControlRole) -> Iterator[Sample]:
-    for state in role.plane.states():
-        yield from _breaker("control", state.dependency, state.phase)
-    for (dependency, phase), count in sorted(role.plane.transitions.items()):
-        yield Sample(m.BREAKER_TRANSITIONS, count, ("control", dependency, phase, "fleet"))
-    yield Sample(m.CONTROL_UNREADABLE, role.plane.unreadable)
 
 
 _READERS: Mapping[str, Callable[[Any], Iterator[Sample]]] = {

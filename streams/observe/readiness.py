@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streams.broker.owned_queue import OwnedQueue
+    from streams.control.role import ControlRole
     from streams.gateway.role import GatewayRole
     from streams.shards.role import ShardRole
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 def missing(roles: Mapping[str, Any]) -> dict[str, str]:
     """Return what each role that is not ready waits for; empty when all are.
 
-    A role that owns nothing is not ready: it cannot be told from one whose group has not decided yet. Roles without a
-    start of their own (`memory`, `control`) are ready while they run.
+    A role that owns nothing is not ready: it cannot be told from one whose group has not decided yet. A role without
+    a start of its own (`memory`) is ready while it runs.
 
     Args:
         roles: The role objects of this process, by name.
@@ -39,6 +40,10 @@ def _queue(role: Any) -> str:
     return "" if queue.working else "no partition is read by this process"
 
 
+def _control(role: ControlRole) -> str:
+    return "" if role.started else "Faust has not started yet"
+
+
 def _gateway(role: GatewayRole) -> str:
     return "" if role.address else "not listening yet"
 
@@ -47,5 +52,6 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "shards": _shards,
     "tools": _queue,
     "llm": _queue,
+    "control": _control,
     "gateway": _gateway,
 }

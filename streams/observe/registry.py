@@ -62,6 +62,8 @@ PHASES: Final = ("closed", "open", "half-open", "forced-open", "forced-closed", 
 """Of a breaker."""
 
 SHARD: Final = ("partition",)
+LANE: Final = ("lane", "partition")
+LEVELS: Final = ("open", "slow", "closed")
 KEY: Final = ("pool", "key")
 BUCKET: Final = ("pool", "key", "quantity")
 
@@ -110,6 +112,41 @@ TRANSACTION_RECORDS = Metric(
 BATCH_RECORDS = Metric(
     "histogram", "records", "Taken up in one step of a shard",
     "streams_batch_records", (), SIZES)
+
+# -- how far behind: the control role that samples the log has these for its namespace ----------------------------
+LAG_RECORDS = Metric(
+    "gauge", "records", "Written and not read yet; lane is a topic in which work waits, such as invocations",
+    "streams_lag_records", LANE)
+LAG_SECONDS = Metric(
+    "gauge", "seconds", "Age of the oldest record that was not read yet, by the log's own timestamps",
+    "streams_lag_seconds", LANE)
+LAG_OPEN = Metric(
+    "gauge", "records", "Read and not finished: under way, or waiting for their agent instance",
+    "streams_lag_open_records", LANE)
+LAG_ARRIVALS = Metric(
+    "gauge", "records a second", "Written lately",
+    "streams_lag_arrivals_per_second", LANE)
+LAG_DRAINED = Metric(
+    "gauge", "records a second", "Finished lately",
+    "streams_lag_drained_per_second", LANE)
+LAG_SILENT = Metric(
+    "gauge", "seconds", "For which the consumer of the partition has not reported its position",
+    "streams_lag_silent_seconds", LANE)
+QUEUE_DEPTH = Metric(
+    "gauge", "invocations", "Of the agent that wait: unread, or in the mailbox of their instance",
+    "streams_queue_depth", ("agent",))
+QUEUE_OLDEST = Metric(
+    "gauge", "seconds", "Age of the oldest of them, since it was submitted",
+    "streams_queue_oldest_seconds", ("agent",))
+QUEUE_UNCOUNTED = Metric(
+    "gauge", "invocations", "Unread ones that the meter has not come to yet; 0 means that the depths are exact",
+    "streams_queue_uncounted")
+LANE_LEVEL = Metric(
+    "gauge", "1 or 0", "What producers of the lane were told last: open, slow or closed",
+    "streams_lane_level", ("lane", "level"))
+LANE_RETRY_AFTER = Metric(
+    "gauge", "seconds", "After which producers of the lane were told to come back; 0 while it is open",
+    "streams_lane_retry_after_seconds", ("lane",))
 
 # -- shards ------------------------------------------------------------------------------------------------------------
 SHARD_READY = Metric(
@@ -263,6 +300,12 @@ SINK_FAILURES = Metric(
 GATEWAY_RESPONSES = Metric(
     "counter", "responses", "Given, by kind of request and HTTP status",
     "streams_gateway_responses", ("route", "status"))
+GATEWAY_ADMISSIONS = Metric(
+    "counter", "decisions", "Of backpressure about invocations that came in here: admitted or refused",
+    "streams_gateway_admissions", ("decision",))
+GATEWAY_UNKNOWN = Metric(
+    "counter", "decisions", "Made without a valid signal of the control role, whatever they were",
+    "streams_gateway_unknown_admissions")
 
 # fmt: on
 

@@ -11,6 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.agents.run import Request
+from streams.backpressure import LagReport, PartitionLag
+from streams.backpressure.gate import GateCounts
+from streams.backpressure.monitor import StageReport
 from streams.breakers import BreakerPolicy, BreakerView, Guard, closed
 from streams.llm.key_buckets import BucketStatus, KeyStatus
 from streams.llm.measures import LlmMeasures
@@ -21,9 +24,10 @@ from streams.observe.collect import RoleCollector, Sample, fold, samples
 from streams.observe.distribution import Distribution, Distributions
 from streams.observe.readiness import missing
 from streams.observe.registry import Metric
-from streams.records.control import BreakerState
+from streams.records.control import BackpressureSignal, BreakerState
 from streams.records.invocations import Invocation, Result
 from streams.records.journal import Completion
+from streams.records.load import Load, Queue
 from streams.records.steps import LlmResult
 from streams.shards.effects import Counters
 from streams.shards.measures import ShardMeasures
@@ -31,6 +35,11 @@ from streams.shards.measures import ShardMeasures
 INVOCATION = Invocation("dispute", "c-1", "k", b"", submitted_at_ms=100_000, deadline_ms=900_000)
 COMPLETION = Completion(1, "child", "refund/c-7", "ok", 101.2, 0, degraded=True)
 NO_FUTURE: Any = None
+LAG = PartitionLag(3, 40, Load(90_000, working=5, queued=2), 12.5, 9.0, 4.0, None, 0.5)
+REPORT = LagReport(
+    100_000, (StageReport("invocations", "invocations", True, (LAG,)),), {"dispute": Queue(42, 70_000)}, uncounted=6
+)  # fmt: skip
+SIGNAL = BackpressureSignal("invocations", "slow", 8.0, 47, 12.5, 9.0, 4.0, 100_000, 15.0)
 RESULT = Result(
     "dispute", "c-1", "k", "succeeded", degraded=True, input_tokens=250, output_tokens=50,
     submitted_at_ms=100_000, finished_at_ms=107_000,
@@ -98,13 +107,18 @@ def every_role():
         ),
         "memory": SimpleNamespace(guard=guard("postgres"), counts=SinkCounts(read=100, written=80)),
         "control": SimpleNamespace(
+            started=True,
             plane=SimpleNamespace(
                 states=lambda: (closed("tool:crm"),),
                 transitions=Counter({("tool:crm", "open"): 3}),
                 unreadable=1,
-            )
+                report=REPORT,
+                signals={"invocations": SIGNAL},
+            ),
         ),
-        "gateway": SimpleNamespace(address="127.0.0.1:1", responses={("submit", 202): 11}),
+        "gateway": SimpleNamespace(
+            address="127.0.0.1:1", responses={("submit", 202): 11}, admissions=GateCounts(9, 2, 1)
+        ),
     }
 
 
@@ -150,6 +164,18 @@ def scraped():
         ("streams_memory_written_rows_total", {}, 80),
         ("streams_gateway_responses_total", {"route": "submit", "status": "202"}, 11),
         ("streams_role_ready", {"role": "control"}, 1),
+        ("streams_lag_records", {"lane": "invocations", "partition": "3"}, 40),
+        ("streams_lag_seconds", {"lane": "invocations", "partition": "3"}, 12.5),
+        ("streams_lag_open_records", {"lane": "invocations", "partition": "3"}, 7),
+        ("streams_lag_drained_per_second", {"lane": "invocations", "partition": "3"}, 4),
+        ("streams_queue_depth", {"agent": "dispute"}, 42),
+        ("streams_queue_oldest_seconds", {"agent": "dispute"}, 30),
+        ("streams_queue_uncounted", {}, 6),
+        ("streams_lane_level", {"lane": "invocations", "level": "slow"}, 1),
+        ("streams_lane_level", {"lane": "invocations", "level": "closed"}, 0),
+        ("streams_lane_retry_after_seconds", {"lane": "invocations"}, 8),
+        ("streams_gateway_admissions_total", {"decision": "refused"}, 2),
+        ("streams_gateway_unknown_admissions_total", {}, 1),
         ("streams_dead_letters_total", {"role": "shards"}, 2),
         ("streams_dead_letters_total", {"role": "tools"}, 4),
         ("streams_invocation_seconds_bucket", {"agent": "dispute", "outcome": "degraded", "le": "5.0"}, 0),
@@ -227,6 +253,16 @@ def test_a_process_is_ready_when_its_shards_read_and_its_queues_are_assigned():
 )
 def test_shards_say_what_they_wait_for(role, reason):
     assert missing({"shards": role}) == {"shards": reason}
+
+
+def test_a_control_process_that_does_not_sample_the_log_has_no_lag():
+    plane = SimpleNamespace(states=tuple, transitions={}, unreadable=0, report=None, signals={})
+    found = samples({"control": SimpleNamespace(started=True, plane=plane)})
+    assert [sample.metric for sample in found] == [registry.ROLE_READY, registry.CONTROL_UNREADABLE]
+
+
+def test_control_is_ready_once_it_decides():
+    assert missing({"control": SimpleNamespace(started=False)}) == {"control": "Faust has not started yet"}
 
 
 def test_a_queue_without_partitions_is_not_ready():

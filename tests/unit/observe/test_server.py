@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from streams.backpressure.gate import GateCounts
 from streams.errors import BrokerUnavailable, SettingsError
 from streams.observe.listen import address_of, listen
 from streams.observe.log_check import LogCheck
@@ -13,7 +14,7 @@ from streams.observe.server import serve_probes
 from streams.observe.settings import ObserveSettings
 
 SETTINGS = ObserveSettings(port=0, request_timeout_s=0.2)
-READY = {"gateway": SimpleNamespace(address="127.0.0.1:1", responses={("submit", 202): 3})}
+READY = {"gateway": SimpleNamespace(address="127.0.0.1:1", responses={("submit", 202): 3}, admissions=GateCounts())}
 UNREADY = {"shards": SimpleNamespace(processors={})}
 
 

@@ -50,7 +50,7 @@ def test_every_declared_dependency_is_locked() -> None:
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_services_have_a_pinned_image_and_a_health_check(name: str) -> None:
     service = SERVICES[name]
-    assert re.fullmatch(r"[a-z0-9./-]+:\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?", service["image"])
+    assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?", service["image"])
     assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     assert {"interval", "timeout", "retries"} <= service["healthcheck"].keys()
 
@@ -62,7 +62,34 @@ def test_ports_are_open_to_this_machine_only() -> None:
 
 def test_volumes_that_are_used_are_declared() -> None:
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
-    assert used == COMPOSE["volumes"].keys()
+    assert {name for name in used if not name.startswith(".")} == COMPOSE["volumes"].keys()
+
+
+def test_files_that_are_mounted_are_there() -> None:
+    mounted = [v.split(":") for service in SERVICES.values() for v in service["volumes"] if v.startswith(".")]
+    assert len(mounted) == 2
+    for path, _, mode in mounted:
+        assert (ROOT / "infra" / "docker" / path).is_file(), path
+        assert mode == "ro"
+
+
+def test_configurations_in_the_compose_file_say_what_the_files_say() -> None:
+    inside = {name: yaml.safe_load(config["content"]) for name, config in COMPOSE["configs"].items()}
+    outside = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yaml").read_text())
+    assert inside["prometheus"]["global"] == outside["global"]
+    ports = [
+        {target.split(":")[1] for job in config["scrape_configs"] for target in job["static_configs"][0]["targets"]}
+        for config in (inside["prometheus"], outside)
+    ]
+    assert ports[0] == ports[1]
+    (rules,) = inside["prometheus"]["rule_files"]
+    assert f"../prometheus/rules.yaml:{rules}:ro" in SERVICES["prometheus"]["volumes"]
+    (provider,) = inside["dashboards"]["providers"]
+    assert any(
+        v.endswith(f":{provider['options']['path']}/agent-streams.json:ro") for v in SERVICES["grafana"]["volumes"]
+    )
+    (source,) = inside["datasource"]["datasources"]
+    assert source["url"] == f"http://prometheus:{SERVICES['prometheus']['ports'][0].split(':')[-1]}"
 
 
 def test_listeners_of_the_composed_broker_agree() -> None:
