@@ -12,6 +12,7 @@ StreamsError
 ├── PayloadTooLarge                    a payload over its bound, with both
 ├── Conflict                           an invocation ID used before with another input
 ├── Backpressure                       the lane is over its limit; carries retry_after_s
+│   └── TooManyWaiting                 so many submissions wait in this process that no more may
 ├── InvocationFailed                   the value of an invocation that did not succeed was asked for
 ├── ResultTimeout                      a result that did not come within the time the caller gave
 ├── UnknownInvocation                  an ID that no shard and no store knows
@@ -113,12 +114,22 @@ class Backpressure(StreamsError):
         retry_after_s: Seconds after which the lane is expected to have room again.
     """
 
-    def __init__(self, lane: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"lane {lane!r} is over its limit; try again in {retry_after_s:.1f} s, or submit with wait=True"
-        )
+    def __init__(self, lane: str, retry_after_s: float, message: str = "") -> None:
+        said = f"lane {lane!r} is over its limit; try again in {retry_after_s:.1f} s, or submit with wait=True"
+        super().__init__(message or said)
         self.lane = lane
         self.retry_after_s = retry_after_s
+
+
+class TooManyWaiting(Backpressure):
+    """As many submissions wait for the lane in this process as may; the producer should slow down itself."""
+
+    def __init__(self, lane: str, waiting: int, size_bytes: int, retry_after_s: float) -> None:
+        message = (
+            f"{waiting} submissions of {size_bytes / 1e6:.1f} MB wait for lane {lane!r} already, and no more may in "
+            "this process (STREAMS_CLIENT__MAX_WAITING, STREAMS_CLIENT__MAX_WAITING_BYTES); submit less at a time"
+        )
+        super().__init__(lane, retry_after_s, message)
 
 
 class InvocationFailed(StreamsError):

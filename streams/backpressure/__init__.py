@@ -5,7 +5,7 @@ to wait. `LagMonitor` is the shell that measures, for the control plane and for 
 in which a client's submissions wait.
 """
 
-from streams.backpressure.gate import Gate
+from streams.backpressure.gate import Gate, GateCounts
 from streams.backpressure.lag import PartitionLag, PartitionMeter, Reading
 from streams.backpressure.lane import Lane, LowShare, StageLag
 from streams.backpressure.levels import LevelState, next_level
@@ -13,6 +13,7 @@ from streams.backpressure.limits import Fullness, fullness
 from streams.backpressure.monitor import LagMonitor, LagReport, StageReport
 from streams.backpressure.policy import BackpressurePolicy, Bounds
 from streams.backpressure.retry_after import Draining, retry_after
+from streams.backpressure.waiting_line import WaitingLine
 
 __all__ = [
     "BackpressurePolicy",
@@ -20,6 +21,7 @@ __all__ = [
     "Draining",
     "Fullness",
     "Gate",
+    "GateCounts",
     "LagMonitor",
     "LagReport",
     "Lane",
@@ -30,6 +32,7 @@ __all__ = [
     "Reading",
     "StageLag",
     "StageReport",
+    "WaitingLine",
     "fullness",
     "next_level",
     "retry_after",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from streams.backpressure.ramp import Ramp
 from streams.errors import CodecError
 from streams.records.codec import decode_as
 from streams.records.control import BackpressureSignal
@@ -18,6 +19,10 @@ from streams.records.control import BackpressureSignal
 UnknownPolicy = Literal["publish", "hold"]
 _HOLD_S = 1.0
 _JITTER = 0.2
+_LEAST_WAIT_S = 0.1
+# Ten processes begin with what the lane drains, one reaches it after 1.7 s.
+_RAMP_SHARE = 0.1
+_RAMP_DOUBLING_S = 0.5
 
 
 @dataclass(slots=True)
@@ -25,12 +30,14 @@ class GateCounts:
     """What the gate decided so far.
 
     Attributes:
+        paced: Refused for a moment, because a lane that has just opened is entered slowly.
         unknown: Checks without a signal that still holds, whatever was decided then.
         unreadable: Records of the topic that could not be decoded.
     """
 
     admitted: int = 0
     refused: int = 0
+    paced: int = 0
     unknown: int = 0
     unreadable: int = 0
 
@@ -53,6 +60,8 @@ class Gate:
         self._unknown = unknown
         self._signals: dict[str, BackpressureSignal] = {}
         self._warned: set[str] = set()
+        self._reopened: set[str] = set()
+        self._ramps: dict[str, Ramp] = {}
         self.counts = GateCounts()
 
     def put(self, key: bytes, value: bytes | None) -> BackpressureSignal | None:
@@ -71,9 +80,15 @@ class Gate:
     def apply(self, signal: BackpressureSignal) -> None:
         """Follow *signal*; one that is older than what is known changes nothing."""
         known = self._signals.get(signal.lane)
-        if known is None or signal.at_ms >= known.at_ms:
-            self._signals[signal.lane] = signal
-            self._warned.discard(signal.lane)
+        if known is not None and signal.at_ms < known.at_ms:
+            return
+        self._signals[signal.lane] = signal
+        self._warned.discard(signal.lane)
+        if signal.level == "closed":
+            self._reopened.discard(signal.lane)
+            self._ramps.pop(signal.lane, None)
+        elif known is not None and known.level == "closed":
+            self._reopened.add(signal.lane)
 
     def signal(self, lane: str, now_ms: int) -> BackpressureSignal | None:
         """Return the lane's signal while it holds."""
@@ -92,7 +107,10 @@ class Gate:
             wait_s = self._without_signal(lane)
         elif signal.level == "closed" or (signal.level == "slow" and priority == "low"):
             # The time that passed since the signal has passed for the backlog too.
-            wait_s = max(signal.retry_after_s - (now_ms - signal.at_ms) / 1000, 0.1)
+            wait_s = max(signal.retry_after_s - (now_ms - signal.at_ms) / 1000, _LEAST_WAIT_S)
+        elif (pause_s := self._pace(signal, now_ms / 1000)) > 0:
+            self.counts.paced += 1
+            return pause_s
         else:
             wait_s = None
         if wait_s is None:
@@ -100,6 +118,20 @@ class Gate:
             return None
         self.counts.refused += 1
         return wait_s * (1 + _JITTER * self._luck())
+
+    def _pace(self, signal: BackpressureSignal, now_s: float) -> float:
+        """Return the seconds for which a lane that has just opened has no room; 0.0 when it has."""
+        if signal.lane in self._reopened:
+            self._reopened.discard(signal.lane)
+            start_per_s = max(1.0, signal.drain_per_s * _RAMP_SHARE)
+            self._ramps[signal.lane] = Ramp(start_per_s, _RAMP_DOUBLING_S, now_s)
+        ramp = self._ramps.get(signal.lane)
+        if ramp is None:
+            return 0.0
+        if ramp.over(now_s):
+            del self._ramps[signal.lane]
+            return 0.0
+        return ramp.take(now_s)
 
     def _without_signal(self, lane: str) -> float | None:
         self.counts.unknown += 1

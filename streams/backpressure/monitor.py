@@ -92,6 +92,9 @@ class LagMonitor:
         least_records: Backlog of a topic from which its consumers count as busy.
         meter: Read the headers of invocations, for `LagReport.queues`.
         now_ms: Clock in ms since the epoch.
+
+    Attributes:
+        stages: What is sampled.
     """
 
     def __init__(
@@ -105,13 +108,13 @@ class LagMonitor:
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         self._broker = broker
-        self._stages = stages_of(catalogue)
-        self._partitions = tuple(p for stage in self._stages for p in stage.partitions)
+        self.stages = stages_of(catalogue)
+        self._partitions = tuple(p for stage in self.stages for p in stage.partitions)
         self._now_ms = now_ms
         busy = least_records / catalogue.partitions
         self._meters = {p: PartitionMeter(p.number, half_life_s=half_life_s, busy=busy) for p in self._partitions}
         self._stamps: dict[Partition, tuple[int, int]] = {}
-        lanes = [p for stage in self._stages if stage.kind == INVOCATIONS for p in stage.partitions]
+        lanes = [p for stage in self.stages if stage.kind == INVOCATIONS for p in stage.partitions]
         self._queues = AgentQueues(broker.admin, lanes) if meter else None
 
     async def sample(self) -> LagReport:
@@ -137,9 +140,9 @@ class LagMonitor:
         return self._report(readings, frozenset(committed), now_ms)
 
     async def _committed(self) -> dict[Partition, Committed]:
-        groups = dict.fromkeys(stage.group for stage in self._stages)
+        groups = dict.fromkeys(stage.group for stage in self.stages)
         asked = [
-            self._broker.admin.committed(group, [p for s in self._stages if s.group == group for p in s.partitions])
+            self._broker.admin.committed(group, [p for s in self.stages if s.group == group for p in s.partitions])
             for group in groups
         ]
         return {partition: at for found in await asyncio.gather(*asked) for partition, at in found.items()}
@@ -161,11 +164,11 @@ class LagMonitor:
     def _lanes(
         self, positions: Mapping[Partition, int], ends: Mapping[Partition, int]
     ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        lanes = [p for stage in self._stages if stage.kind == INVOCATIONS for p in stage.partitions]
+        lanes = [p for stage in self.stages if stage.kind == INVOCATIONS for p in stage.partitions]
         return {p: positions[p] for p in lanes}, {p: ends[p] for p in lanes}
 
     def _report(self, readings: Mapping[Partition, Reading], consumed: frozenset[Partition], now_ms: int) -> LagReport:
-        stages = tuple(self._stage(stage, consumed, now_ms) for stage in self._stages)
+        stages = tuple(self._stage(stage, consumed, now_ms) for stage in self.stages)
         loads = [reading.load for reading in readings.values() if reading.load is not None]
         waiting = [entry for load in loads for entry in load.queues.items()]
         if self._queues is None:

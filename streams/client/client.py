@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from streams.agents.agent import Agent
 from streams.app import App
 from streams.backpressure.gate import Gate, GateCounts
+from streams.backpressure.waiting_line import WaitingLine
 from streams.broker.connect import open_broker
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Message, Partition, Producer
@@ -36,6 +37,7 @@ from streams.errors import (
     TopicError,
 )
 from streams.records import encode, headers
+from streams.records.control import BackpressureSignal
 from streams.records.ids import agent_id as join_agent_id
 from streams.records.ids import agent_of, input_digest, invocation_id, split_invocation_id
 from streams.records.invocations import Invocation, Priority
@@ -86,7 +88,11 @@ class Client:
         self._given = broker
         self._now = now
         self._id = f"client-{uuid.uuid4().hex[:12]}"
-        self._gate = Gate(random.random, log.warning)
+        client = self._settings.client
+        self._gate = Gate(random.random, log.warning, unknown=client.without_signal)
+        self._line = WaitingLine(
+            LANE, self._check_gate, random.random, most=client.max_waiting, most_bytes=client.max_waiting_bytes
+        )
         self._stack = AsyncExitStack()
         self._broker: Broker | None = None
         self._producer: Producer | None = None
@@ -210,10 +216,11 @@ class Client:
             priority: `high`, `normal` or `low`.
             deadline: Seconds from now after which it is ended as failed; the setting's default is an hour.
             not_before: When its handler may start.
-            wait: Wait while the lane is over its limit, instead of raising.
+            wait: Wait in line while the lane is over its limit, instead of raising; high priorities leave it first.
 
         Raises:
-            Backpressure: The lane is over its limit; carries `retry_after_s`.
+            Backpressure: The lane is over its limit, or still was after `client.max_wait_s`; has `retry_after_s`.
+            TooManyWaiting: With *wait*: as many wait in this client as may.
             InvalidInput: The input does not fit; names the field.
             PayloadTooLarge: With size and bound.
             BrokerUnavailable: It could not be published, or nobody knows; submit again with the same key.
@@ -228,7 +235,7 @@ class Client:
         if lifetime <= 0:
             raise InvalidInput(f"deadline of {lifetime} s is not in the future")
         identity = invocation_id(name, key, idempotency_key or uuid.uuid4().hex)
-        await self._pass_gate(priority, wait=wait)
+        await self._pass_gate(priority, len(data), wait=wait)
         now_ms = int(self._now() * 1000)
         invocation = Invocation(
             agent=name,
@@ -270,12 +277,29 @@ class Client:
         data = agent.encode_input(request)
         return agent.name, agent.key_of(agent.parse(data)), data, agent.output
 
-    async def _pass_gate(self, priority: Priority, *, wait: bool) -> None:
-        waited_until = self._now() + self._settings.client.max_wait_s
-        while (retry_after := self._gate.check(LANE, priority, int(self._now() * 1000))) is not None:
-            if not wait or self._now() >= waited_until:
-                raise Backpressure(LANE, retry_after)
-            await asyncio.sleep(retry_after)
+    async def _pass_gate(self, priority: Priority, size_bytes: int, *, wait: bool) -> None:
+        if wait and len(self._line):
+            again_s: float | None = 0.0  # behind those who wait already
+        else:
+            again_s = self._check_gate(priority)
+        if again_s is None:
+            return
+        if not wait:
+            raise Backpressure(LANE, again_s)
+        await self._line.wait(priority, size_bytes, self._settings.client.max_wait_s)
+
+    def _check_gate(self, priority: str) -> float | None:
+        return self._gate.check(LANE, priority, int(self._now() * 1000))
+
+    @property
+    def backpressure(self) -> BackpressureSignal | None:
+        """What the control plane says about the lane, while that holds."""
+        return self._gate.signal(LANE, int(self._now() * 1000))
+
+    @property
+    def waiting(self) -> int:
+        """Submissions that wait in line for the lane."""
+        return len(self._line)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from streams.control.settings import ControlSettings
 from streams.errors import BrokerError, CodecError
 from streams.records.codec import decode, decode_as, encode
 from streams.records.control import BackpressureSignal, BreakerState, OutcomeDigest
-from streams.records.headers import internal
+from streams.records.headers import backpressure
 from streams.records.signals import Order
 from streams.records.topics import Catalogue
 
@@ -248,4 +248,5 @@ class ControlPlane:
 
     def _message(self, signal: BackpressureSignal) -> Message:
         topic = self._catalogue.name("backpressure")
-        return Message(topic, signal.lane.encode(), encode(signal), 0, internal("BackpressureSignal"))
+        head = backpressure(signal.level, signal.retry_after_s, signal.ttl_s)
+        return Message(topic, signal.lane.encode(), encode(signal), 0, head)

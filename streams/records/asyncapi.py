@@ -6,7 +6,7 @@ written as a client sees it: a client sends invocations and receives results.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from streams.records import control, invocations, signals, state, steps
 from streams.records.avro import file_name, schema_of
@@ -121,6 +121,14 @@ def _operations(kind: TopicKind) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+_SIGNAL_HEADERS: dict[str, dict[str, Any]] = {
+    "level": {"type": "string", "enum": list(get_args(control.Level))},
+    "retry_after_s": {"type": "string", "description": "Decimal seconds from the record's timestamp on."},
+    "ttl_s": {"type": "string", "description": "Seconds from the record's timestamp on for which it holds."},
+}
+"""What a producer needs of a backpressure signal, so that it can follow them without Avro."""
+
+
 def _messages(kind: TopicKind) -> dict[str, Any]:
     messages = {record.__name__: _avro_message(kind, record) for record in MESSAGES[kind.name]}
     if kind.name == "invocations":
@@ -139,7 +147,7 @@ def _avro_message(kind: TopicKind, record: type[Any]) -> dict[str, Any]:
         "summary": schema_of(record)["doc"],
         "description": SINGLE_OBJECT,
         "contentType": "avro/binary",
-        "headers": _headers(),
+        "headers": _headers(**(_SIGNAL_HEADERS if record is control.BackpressureSignal else {})),
         "payload": {"schemaFormat": AVRO, "schema": {"$ref": f"./{file_name(record)}"}},
         "bindings": _key(kind),
     }
@@ -158,12 +166,13 @@ def _json_message(kind: TopicKind, summary: str, schema: dict[str, Any]) -> dict
     }
 
 
-def _headers() -> dict[str, Any]:
+def _headers(**more: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
             "ce_type": {"type": "string", "description": "CloudEvents type: streams. and the record's."},
             "traceparent": {"type": "string", "description": "W3C trace context."},
+            **more,
         },
     }
 

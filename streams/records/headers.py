@@ -41,6 +41,19 @@ def public(
     )
 
 
+def backpressure(level: str, retry_after_s: float, ttl_s: float) -> Headers:
+    """Return the headers of a backpressure signal: what producers need of it who have a Kafka client and no Avro.
+
+    Both durations are decimal seconds and count from the record's timestamp.
+    """
+    return (
+        *internal("BackpressureSignal"),
+        ("level", level.encode()),
+        ("retry_after_s", b"%.3f" % retry_after_s),
+        ("ttl_s", b"%g" % ttl_s),
+    )
+
+
 @cache
 def _type(record_type: str) -> Headers:
     """Made once for each type: on the way through a shard nearly every record has no other header."""

@@ -16,8 +16,8 @@ PUBLIC_NAMES = {
     "Handle", "HandlerError", "InvalidInput", "InvocationFailed", "InvocationResult", "Log", "LogPage", "Message",
     "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "NotInThisVersion", "Outcome",
     "PayloadTooLarge", "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError",
-    "SharedRecords", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "Tool", "ToolRefused", "ToolRequest",
-    "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "load_settings",
+    "SharedRecords", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "TooManyWaiting", "Tool", "ToolRefused",
+    "ToolRequest", "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "load_settings",
 }  # fmt: skip
 
 

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from streams.backpressure import Gate
@@ -74,3 +77,45 @@ def test_a_tombstone_forgets_the_lane():
     it, _ = gate(signal("closed"))
     it.put(LANE.encode(), None)
     assert it.signal(LANE, 1_000) is None
+
+
+def admitted(it: Gate, from_ms: int, to_ms: int, step_ms: int = 10) -> int:
+    """Let a thousand callers try every *step_ms*; return how many got through."""
+    return sum(it.check(LANE, "normal", t) is None for t in range(from_ms, to_ms, step_ms) for _ in range(1_000))
+
+
+def test_a_lane_that_opens_again_is_entered_slowly_and_twice_as_fast_after_each_half_second():
+    it, _ = gate(signal("closed"), replace(signal("slow", at_ms=2_000), drain_per_s=100.0))
+    it.check(LANE, "normal", 2_000)
+    seconds = [admitted(it, t, t + 500) for t in range(2_000, 4_000, 500)]
+    # 10/s at first: half a second at a rate that doubles gives 7, then twice as many each time.
+    assert seconds == pytest.approx([7, 14, 29, 58], abs=2)
+    assert it.counts.paced > 0
+
+
+def test_nobody_is_held_up_once_fewer_come_than_may():
+    it, _ = gate(signal("closed"), replace(signal("open", at_ms=2_000), drain_per_s=1_000.0, ttl_s=99.0))
+    assert [it.check(LANE, "normal", t) for t in range(2_000, 12_000, 100)] == [None] * 100
+    assert admitted(it, 12_000, 12_010) == 1_000
+
+
+def test_a_lane_that_closes_again_while_it_is_entered_is_closed():
+    it, _ = gate(signal("closed"), signal("slow", at_ms=2_000))
+    assert it.check(LANE, "normal", 2_000) is None
+    it.apply(signal("closed", at_ms=2_500))
+    assert it.check(LANE, "normal", 2_500) == 8.0
+
+
+def test_a_lane_that_was_never_closed_is_entered_at_once():
+    it, _ = gate(signal("slow"), signal("open", at_ms=2_000))
+    assert admitted(it, 2_000, 2_010) == 1_000
+
+
+def test_who_is_told_to_come_back_finds_room_then():
+    it, _ = gate(signal("closed"), replace(signal("slow", at_ms=2_000), drain_per_s=100.0))
+    now_ms, waits = 2_000, 0
+    for _ in range(50):
+        while (wait_s := it.check(LANE, "normal", now_ms)) is not None:
+            now_ms += math.ceil(wait_s * 1000)
+            waits += 1
+    assert waits <= 50
