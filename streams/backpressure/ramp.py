@@ -44,4 +44,5 @@ class Ramp:
 
     def _room(self, now_s: float) -> float:
         doublings = min((now_s - self._start_s) / self._doubling_s, _MOST_DOUBLINGS)
-        return 1 + self._scale * (2.0 ** max(doublings, 0.0) - 1)
+        room: float = 1 + self._scale * (2.0 ** max(doublings, 0.0) - 1)
+        return room
