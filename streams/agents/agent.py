@@ -65,14 +65,15 @@ class Agent(Generic[I, O]):
         except ValidationError as error:
             raise BadInput(f"input of agent {self.name!r}: {explain(error)}", field_of(error)) from None
 
-    def encode_input(self, value: I) -> bytes:
-        """Return an input as JSON after validating it.
+    def encode_input(self, value: I) -> tuple[str, bytes]:
+        """Return the agent key of an input, and its JSON, after validating it.
 
         Raises:
-            InvalidInput: It does not fit; names the field.
+            InvalidInput: It does not fit, or gives no key; names the field.
         """
         try:
-            return self.input.dump_json(self.input.validate_python(value))
+            valid = self.input.validate_python(value)
+            return self.key_of(valid), self.input.dump_json(valid)
         except ValidationError as error:
             raise BadInput(f"input of agent {self.name!r}: {explain(error)}", field_of(error)) from None
 
@@ -132,9 +133,8 @@ class Agent(Generic[I, O]):
                 f"agent {self.name!r} was called outside of a handler; submit it with Client.submit, "
                 f"or test it with streams.testing"
             )
-        data = self.encode_input(request)
-        name = agent_id(self.name, self.key_of(self.parse(data)))
-        return await run.request(kind, name, data, ChildSpec(self))
+        key, data = self.encode_input(request)
+        return await run.request(kind, agent_id(self.name, key), data, ChildSpec(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,8 +274,8 @@ class Client:
                 return name, key, _to_json(request), None
         if not isinstance(agent, Agent):
             raise ConfigurationError(f"{agent!r} is not an agent; pass what @app.agent made, or 'name/key'")
-        data = agent.encode_input(request)
-        return agent.name, agent.key_of(agent.parse(data)), data, agent.output
+        key, data = agent.encode_input(request)
+        return agent.name, key, data, agent.output
 
     async def _pass_gate(self, priority: Priority, size_bytes: int, *, wait: bool) -> None:
         if wait and len(self._line):

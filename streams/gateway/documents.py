@@ -11,6 +11,7 @@ from starlette.responses import Response
 from streams.client.outcome import InvocationResult
 from streams.errors import Conflict
 from streams.gateway.problems import Problem, retry_after
+from streams.records.ids import split_invocation_id
 
 MEDIA_TYPE = "application/json"
 ROOT = "/v1/invocations"
@@ -29,7 +30,12 @@ def as_json(document: object, status: int = 200, headers: dict[str, str] | None 
 def accepted(invocation: str) -> Response:
     """Return 202: it is durable, and its result will be found at the location."""
     path = location(invocation)
-    return as_json({"invocation": invocation, "phase": "accepted", "location": path}, 202, {"Location": path})
+    agent, key, idempotency_key = split_invocation_id(invocation)
+    document = {
+        "invocation": invocation, "phase": "accepted", "location": path, "agent": agent, "key": key,
+        "idempotency_key": idempotency_key,
+    }  # fmt: skip
+    return as_json(document, 202, {"Location": path})
 
 
 def unread(invocation: str) -> Response:
@@ -47,6 +53,11 @@ def finished(result: InvocationResult[Any]) -> Response:
         raise Problem(429, "Deferred", result.error_message, headers=retry_after(result.retry_after_s))
     if result.error_type == Conflict.__name__:
         raise Problem(409, result.error_type, result.error_message, field="idempotency_key")
+    return as_json(result_document(result), headers={"Location": location(result.invocation_id)})
+
+
+def result_document(result: InvocationResult[Any]) -> dict[str, object]:
+    """Return a result as a JSON document."""
     record = result.record
     document: dict[str, object] = {
         "invocation": result.invocation_id,
@@ -66,4 +77,4 @@ def finished(result: InvocationResult[Any]) -> Response:
         document["error"] = {
             "type": result.error_type, "message": result.error_message, "field": result.error_field or None
         }  # fmt: skip
-    return as_json(document, headers={"Location": location(result.invocation_id)})
+    return document

@@ -73,8 +73,8 @@ class Problem(Exception):
         self.field = field
         self.headers = dict(headers or {})
 
-    def response(self) -> Response:
-        """Return it as an HTTP response."""
+    def document(self) -> dict[str, object]:
+        """Return it as RFC 9457 has it."""
         document: dict[str, object] = {
             "type": f"urn:agent-streams:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
@@ -83,7 +83,11 @@ class Problem(Exception):
         }
         if self.field:
             document["field"] = self.field
-        return Response(orjson.dumps(document), self.status, self.headers, media_type=MEDIA_TYPE)
+        return document
+
+    def response(self) -> Response:
+        """Return it as an HTTP response."""
+        return Response(orjson.dumps(self.document()), self.status, self.headers, media_type=MEDIA_TYPE)
 
 
 def problem_of(error: StreamsError) -> Problem:
@@ -96,6 +100,7 @@ def problem_of(error: StreamsError) -> Problem:
     headers = dict(row.headers)
     if isinstance(error, Backpressure):
         headers |= retry_after(error.retry_after_s)
+        headers["RateLimit"] = f'"lane";r=0;t={headers["Retry-After"]}'
     kind = InvalidInput if isinstance(error, BadInput) else type(error)
     return Problem(row.status, kind.__name__, str(error), field=_field(error), headers=headers)
 

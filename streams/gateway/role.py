@@ -64,6 +64,7 @@ class GatewayRole:
             BrokerUnavailable: The log cannot be reached at the start. Later that is 503.
         """
         try:
+            from streams.gateway.door import Door
             from streams.gateway.routes import Gateway
             from streams.gateway.server import serve
         except ModuleNotFoundError as error:
@@ -76,11 +77,12 @@ class GatewayRole:
         with listen(settings.host, port, SETTING) as listener:
             async with Client(self._app, settings=self._settings, broker=self._broker) as client:
                 most = self._catalogue.max_payload_bytes
+                door = Door(settings.max_connections, settings.head_timeout_s)
                 gateway = Gateway(self._app, client, settings, max_payload_bytes=most)
                 self._responses, self.admissions = gateway.responses, client.admissions
                 self.address = address_of(listener)
                 log.info("gateway at http://%s/v1/invocations", self.address)
                 try:
-                    await serve(gateway.asgi(), listener, settings)
+                    await serve(gateway.asgi(), listener, settings, door)
                 finally:
                     self.address = ""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from streams.gateway.door import Door, guarded
 from streams.gateway.settings import GatewaySettings
 
 KEEP_ALIVE_S = 5
@@ -29,7 +30,7 @@ class GuestServer(uvicorn.Server):
         yield
 
 
-async def serve(asgi: ASGIApp, listener: socket.socket, settings: GatewaySettings) -> None:
+async def serve(asgi: ASGIApp, listener: socket.socket, settings: GatewaySettings, door: Door) -> None:
     """Serve until cancelled; then take nothing new, and give requests under way `grace_s` to end."""
     server = GuestServer(
         uvicorn.Config(
@@ -41,7 +42,7 @@ async def serve(asgi: ASGIApp, listener: socket.socket, settings: GatewaySetting
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=settings.max_connections,
+            http=guarded(door),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=settings.grace_s,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,

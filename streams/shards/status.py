@@ -78,6 +78,7 @@ def describe_marker(marker: Marker) -> dict[str, Any]:
         "invocation": result.id,
         "phase": "finished",
         "status": result.status,
+        "tenant": result.tenant,
         "degraded": result.degraded,
         "value": orjson.loads(result.value) if result.value else None,
         "error": f"{result.error_type}: {result.error_message}" if result.error_type else None,

@@ -145,8 +145,8 @@ class Simulation:
             idempotency_key: The same one with the same input is the same invocation.
             deadline: Seconds until it is ended as failed.
         """
-        data = agent.encode_input(request)
-        key, name = agent.key_of(agent.parse(data)), idempotency_key or f"n{next(self._numbers)}"
+        key, data = agent.encode_input(request)
+        name = idempotency_key or f"n{next(self._numbers)}"
         identity = invocation_id(agent.name, key, name)
         now_ms = int(self._now * 1000)
         self._arrive("invocations", Invocation(agent.name, key, name, data, now_ms, now_ms + int(deadline * 1000)))

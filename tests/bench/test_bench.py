@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.broker.embedded import EmbeddedKafka
-from tests.bench import engine, floor, metrics, open_invocations, pipeline, restore, resume
+from tests.bench import engine, floor, gateway, metrics, open_invocations, pipeline, restore, resume
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -75,6 +75,14 @@ async def test_shards_resume_in_another_process_and_in_a_new_one(bootstrap: str)
     assert figures.keys() >= {"taken_over_s", "restarted_s", "journal_records"}
 
 
+@pytest.mark.kafka
+@pytest.mark.slow
+async def test_a_gateway_accepts_everything_it_is_asked(bootstrap: str) -> None:
+    figures = await gateway.gateway(bootstrap, seconds=0.5, warm_up_s=0.2)
+    assert figures["accepted_per_s"] > 0
+    assert figures["refused"] == 0
+
+
 def test_cases_are_listed() -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--list"],
@@ -84,6 +92,6 @@ def test_cases_are_listed() -> None:
         timeout=60,
         check=True,
     )
-    assert {"breaker", "engine", "floor", "memory", "open_invocations", "pipeline", "restore", "resume"} <= {
+    assert {"breaker", "engine", "floor", "gateway", "memory", "open_invocations", "pipeline", "restore", "resume"} <= {
         *listed.stdout.split()
     }

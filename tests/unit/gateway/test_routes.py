@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -14,13 +14,18 @@ import pytest_asyncio
 from pydantic import BaseModel, SecretStr
 
 from streams import App, Client, Context, Settings
+from streams.broker.partitioning import partition_for
 from streams.broker.port import Message, TopicSpec
 from streams.broker.simulated import SimulatedBroker, SimulatedLog
 from streams.broker.simulated.timing import Timing
 from streams.gateway import GatewaySettings, TokenSettings
+from streams.gateway.accepted import Accepted
 from streams.gateway.routes import Gateway
+from streams.gateway.settings import TenantLimit
 from streams.records import encode
 from streams.records.control import BackpressureSignal
+from streams.records.ids import agent_of
+from streams.records.steps import TokenChunk
 from streams.shards.role import ShardRole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -71,6 +76,11 @@ class Shop:
     async def get(self, identity: str, query: str = "", **headers: str) -> httpx2.Response:
         return await self.http.get(f"/v1/invocations/{identity}{query}", headers=headers)
 
+    def write_piece(self, invocation: str, index: int, text: str) -> None:
+        chunk = encode(TokenChunk(invocation, 0, 1, index, text))
+        key = agent_of(invocation).encode()
+        self.log.write([Message("shop.tokens", key, chunk, partition_for(key, 2))])
+
     async def close_the_lane(self, retry_after_s: float) -> None:
         signal = BackpressureSignal(
             lane="invocations",
@@ -85,6 +95,12 @@ class Shop:
         )
         async with self._broker.producer() as producer:
             await producer.send(Message(self._backpressure, b"invocations", encode(signal), 0))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -233,3 +249,81 @@ async def test_tokens_decide_whose_invocation_it_is():
         assert (await shop.get("order/c-1/t-1", authorization=acme)).status_code == 200
         assert (await shop.get("order/c-1/t-1", authorization=other)).status_code == 404
         assert (await shop.post({**ORDER, "tenant": "acme"}, authorization=other)).status_code == 403
+
+
+async def test_an_id_is_told_from_the_same_id_with_another_input_at_once(shop):
+    assert (await shop.post(ORDER, idempotency_key="now")).status_code == 202
+    assert (await shop.post(ORDER, idempotency_key="now")).status_code == 202
+    other = {"agent": "order", "input": {"customer": "c-1", "amount": 22}}
+    conflict = await shop.post(other, idempotency_key="now")
+    assert (conflict.status_code, conflict.json()["type"]) == (409, "urn:agent-streams:Conflict")
+
+
+async def test_events_tell_where_it_stands_what_is_written_and_the_result():
+    async with open_shop() as shop:
+        await shop.post(APPROVE, idempotency_key="e-1")
+        assert (await shop.get("approve/c-1/e-1", "?wait=1")).json()["phase"] == "running"
+        following = asyncio.create_task(shop.get("approve/c-1/e-1/events"))
+        follower = shop.gateway._client._tokens
+        assert follower is not None
+        await until(lambda: bool(follower._followers))
+        await asyncio.sleep(1)  # its reader begins, and the shard is asked where it stands
+        shop.write_piece("approve/c-1/e-1", 0, "Hel\nlo")
+        await shop.post(True, "/approve/c-1/e-1/signals/approval")
+        told = await asyncio.wait_for(following, 20)
+    assert told.headers["content-type"].startswith("text/event-stream")
+    events = [block.split("\n") for block in told.text.strip().split("\n\n") if block.startswith("event")]
+    documents = {kind.removeprefix("event: "): orjson.loads(data.removeprefix("data: ")) for kind, data in events}
+    assert documents["status"]["waits_for"][0]["kind"] == "signal"
+    assert documents["tokens"] == {"step": 1, "index": 0, "text": "Hel\nlo"}
+    assert documents["result"]["value"] is True
+    assert events[-1][0] == "event: result"
+
+
+async def test_a_stream_of_events_ends_after_a_while():
+    async with open_shop(max_stream_s=0.3) as shop:
+        await shop.post(APPROVE, idempotency_key="e-2")
+        told = await asyncio.wait_for(shop.get("approve/c-1/e-2/events"), 20)
+    assert told.text.startswith("retry: 1000\n\n")
+    assert "event: result" not in told.text
+
+
+async def test_events_of_an_unknown_invocation_are_404(shop):
+    assert (await shop.get("order/c-1/never/events")).status_code == 404
+
+
+async def test_another_tenant_can_neither_see_nor_touch_an_invocation():
+    async with open_shop(tokens=TOKENS) as shop:
+        acme, other = {"authorization": f"Bearer {ACME}"}, {"authorization": f"Bearer {OTHER}"}
+        await shop.post(APPROVE, idempotency_key="o-1", **acme)
+        where = "/v1/invocations/approve/c-1/o-1"
+        for forget in (False, True):
+            if forget:  # as another gateway, which has not accepted it, would know it: by asking its shard
+                shop.gateway._accepted = Accepted()
+            assert (await shop.get("approve/c-1/o-1", **other)).status_code == 404
+            assert (await shop.get("approve/c-1/o-1/events", **other)).status_code == 404
+            assert (await shop.post(True, "/approve/c-1/o-1/signals/approval", **other)).status_code == 404
+            assert (await shop.http.delete(where, headers=other)).status_code == 404
+        assert (await shop.get("approve/c-1/o-1", **acme)).json()["phase"] == "running"
+        assert (await shop.http.delete(where, headers=acme)).status_code == 202
+
+
+async def test_a_tenant_over_its_limit_is_told_and_others_go_on():
+    limits = {"acme": TenantLimit(per_minute=60, burst=2)}
+    async with open_shop(tokens=TOKENS, limits=limits) as shop:
+        answers = [await shop.post(ORDER, authorization=f"Bearer {ACME}") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [202, 202, 429]
+        assert answers[0].headers["ratelimit"] == '"tenant";r=1;t=1'
+        assert answers[2].headers["retry-after"] == "1"
+        assert answers[2].headers["ratelimit-policy"] == '"tenant";q=60;w=60'
+        assert (await shop.post(ORDER, authorization=f"Bearer {OTHER}")).status_code == 202
+
+
+async def test_pages_of_other_origins_are_let_in_only_where_a_setting_says_so(shop):
+    page = {"origin": "https://desk.example", "access-control-request-method": "POST"}
+    assert (await shop.http.options("/v1/invocations", headers=page)).status_code == 405
+    async with open_shop(cors_origins=("https://desk.example",)) as open_to_one:
+        allowed = await open_to_one.http.options("/v1/invocations", headers=page)
+        assert allowed.headers["access-control-allow-origin"] == "https://desk.example"
+        refused = await open_to_one.http.options("/v1/invocations", headers=page | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in refused.headers

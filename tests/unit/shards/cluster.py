@@ -46,8 +46,7 @@ class Cluster:
 
     def invoke(self, agent: Any, request: Any, key: str = "k1") -> str:
         """Let an invocation arrive at its shard; return its ID."""
-        data = agent.encode_input(request)
-        instance = agent.key_of(agent.parse(data))
+        instance, data = agent.encode_input(request)
         now_ms = int(self.now * 1000)
         invocation = Invocation(agent.name, instance, key, data, now_ms, now_ms + 3_600_000)
         self.step(self.partition_of(invocation.agent_id), Event("invocations", invocation))

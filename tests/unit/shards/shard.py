@@ -35,9 +35,9 @@ class Shard:
 
     def invoke(self, agent: Any, request: Any, key: str = "k1", **fields: Any) -> str:
         """Let an invocation arrive; returns its ID."""
-        data = agent.encode_input(request)
-        self.arrive(self.invocation(agent.name, agent.key_of(agent.parse(data)), data, key, **fields), "invocations")
-        return f"{agent.name}/{agent.key_of(agent.parse(data))}/{key}"
+        instance, data = agent.encode_input(request)
+        self.arrive(self.invocation(agent.name, instance, data, key, **fields), "invocations")
+        return f"{agent.name}/{instance}/{key}"
 
     def invocation(self, agent: str, key: str, data: bytes, idempotency_key: str = "k1", **fields: Any) -> Invocation:
         """Return an invocation that is submitted now."""
