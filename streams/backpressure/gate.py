@@ -30,16 +30,16 @@ class GateCounts:
     """What the gate decided so far.
 
     Attributes:
-        paced: Refused for a moment, because a lane that has just opened is entered slowly.
         unknown: Checks without a signal that still holds, whatever was decided then.
         unreadable: Records of the topic that could not be decoded.
+        paced: Put off for a moment, because a lane that has just opened is entered slowly.
     """
 
     admitted: int = 0
     refused: int = 0
-    paced: int = 0
     unknown: int = 0
     unreadable: int = 0
+    paced: int = 0
 
 
 class Gate:
