@@ -109,6 +109,28 @@ class Guard:
             return self._current
         return self._decide(now_ms, stamp)
 
+    def would_refuse(self, now_ms: int, *, count: bool = False) -> Refusal | None:
+        """Return the refusal that a call without a stamp would meet now, None when one may go out.
+
+        For calls that wait for something else before they are made; `admit` decides when they are.
+
+        Args:
+            count: The call is not made because of it: a call short-circuited, and demand for a probe.
+        """
+        if self._free:
+            return None
+        if self._is_local:
+            state = self._machine.state
+            end_ms = state.until_ms if state.phase == "open" else state.probe_expires_ms
+            free = state.phase == "closed" or now_ms >= end_ms
+            free = free or (state.phase == "half-open" and not state.probe_holder)
+        else:
+            state = self._fleet
+            free = has_expired(state, now_ms, self.policy.grace_s) or self._holds_lease
+        if free:
+            return None
+        return self._refuse(state) if count else refusal_of(state)
+
     def record(
         self,
         admitted: Admitted,
@@ -208,11 +230,14 @@ class Guard:
         return self._begin_probe(generation, now_ms)
 
     def _lease_of_my_own(self, now_ms: int) -> Admitted | None:
+        return self._begin_probe((self._fleet.epoch, self._fleet.number), now_ms) if self._holds_lease else None
+
+    @property
+    def _holds_lease(self) -> bool:
+        """The fleet's probe is leased to this process, and not used."""
         fleet = self._fleet
-        generation = (fleet.epoch, fleet.number)
-        if fleet.phase != "half-open" or fleet.probe_holder != self.reporter or generation <= self._probed:
-            return None
-        return self._begin_probe(generation, now_ms)
+        mine = fleet.phase == "half-open" and fleet.probe_holder == self.reporter
+        return mine and (fleet.epoch, fleet.number) > self._probed
 
     def _begin_probe(self, generation: tuple[int, int], now_ms: int) -> Admitted:
         """Use up a lease; the control plane is told, so that it waits for as long as the call may take."""

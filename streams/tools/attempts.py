@@ -15,7 +15,7 @@ import orjson
 from pydantic import ValidationError
 
 from streams.agents.signature import explain
-from streams.errors import InvalidInput, PayloadTooLarge
+from streams.errors import InvalidInput, PayloadTooLarge, Throttled, Unavailable
 from streams.records.steps import ToolCall, ToolResult
 from streams.tools.context import CallInfo, current_call
 from streams.tools.threads import Threads
@@ -29,11 +29,15 @@ class Attempt:
     Attributes:
         failed: The dependency failed; what the tool declares in `raises=` and bad arguments are no failures of it.
         error: Class name of the error.
+        retry_after_s: For how long the dependency asked to be left alone.
+        throttled: It wants fewer calls; no failure, and nothing for a breaker to count.
     """
 
     failed: bool
     elapsed_s: float
     error: str = ""
+    retry_after_s: float = 0.0
+    throttled: bool = False
 
 
 async def _at_once(most_s: float) -> bool:
@@ -50,6 +54,7 @@ class Terms:
         turn: Waits for the turn of a further attempt, at most so many seconds; False when it does not come by then.
         retry: Takes a retry or a hedge out of the tool's budget; False when there is none left.
         left_s: Seconds until the call's deadline.
+        once: Make one attempt and no hedge: the call is a breaker's probe.
     """
 
     observe: Callable[[Attempt], None] = lambda attempt: None
@@ -57,6 +62,7 @@ class Terms:
     turn: Callable[[float], Awaitable[bool]] = _at_once
     retry: Callable[[], bool] = lambda: True
     left_s: float = float("inf")
+    once: bool = False
 
 
 class Runner:
@@ -98,12 +104,12 @@ class Runner:
         """Return the result of a call, whatever happens in the tool."""
         terms = terms or Terms()
         started = self._clock()
-        most = 1 if call.effect == "at-most-once" else tool.policy.attempts
+        most = 1 if terms.once or call.effect == "at-most-once" else tool.policy.attempts
         timeout_s = min(tool.policy.timeout_s, terms.left_s)
         attempt, error_type, message, cause = 0, "", "", "timeout"
         while attempt < most:
             attempt += 1
-            began = self._clock()
+            began, asked_s, throttled = self._clock(), 0.0, False
             left = timeout_s - (began - started)
             if left <= 0:
                 attempt -= 1
@@ -126,11 +132,14 @@ class Runner:
                 cause, error_type, message = "error", type(error).__name__, str(error) or "the tool cancelled itself"
             except (Exception, SystemExit) as error:
                 cause, error_type, message = "error", type(error).__name__, str(error)
+                throttled = isinstance(error, Throttled)
+                asked_s = error.retry_after_s if isinstance(error, Throttled | Unavailable) else 0.0
             else:
                 terms.observe(Attempt(False, self._clock() - began))
                 return self._returned(tool, call, value, attempt, self._clock() - started)
-            terms.observe(Attempt(True, self._clock() - began, error_type))
-            if attempt < most and not await self._again(attempt, timeout_s - (self._clock() - started), terms):
+            terms.observe(Attempt(not throttled, self._clock() - began, error_type, asked_s, throttled))
+            left = timeout_s - (self._clock() - started)
+            if attempt < most and not await self._again(attempt, left, asked_s, terms):
                 break
         return self.result(
             call,
@@ -161,7 +170,7 @@ class Runner:
         inside_tool.set(tool.name)
         async with asyncio.timeout(left_s):
             hedge_s = tool.policy.hedge_s
-            if hedge_s is None or hedge_s >= left_s:
+            if hedge_s is None or hedge_s >= left_s or terms.once:
                 return await self._call(tool, arguments)
             return await self._hedged(tool, arguments, hedge_s, left_s, terms)
 
@@ -196,9 +205,14 @@ class Runner:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _again(self, attempt: int, left_s: float, terms: Terms) -> bool:
-        """Wait before the next attempt; False when there is no time for one, no budget, or nobody who waits."""
+    async def _again(self, attempt: int, left_s: float, asked_s: float, terms: Terms) -> bool:
+        """Wait before the next attempt; False when there is no time for one, no budget, or nobody who waits.
+
+        Args:
+            asked_s: For how long the dependency asked to be left alone.
+        """
         pause = min(self._ceiling_s, self._backoff_s * 2 ** (attempt - 1)) * (0.5 + self._random.random())
+        pause = max(pause, asked_s)
         if pause >= left_s or not terms.wanted() or not terms.retry():
             return False
         await asyncio.sleep(pause)

@@ -24,6 +24,9 @@ from streams.tools.settings import ToolSettings
 from streams.tools.ticket import Ticket
 from streams.tools.tool import Tool
 
+THROTTLED_S = 1.0
+"""Pause of a tool whose dependency wants fewer calls and does not say for how long."""
+
 INTERRUPTED = "an earlier worker had started it and left no result; it may have happened"
 
 Notify = Callable[[ToolCall, str], Awaitable[None]]
@@ -82,9 +85,10 @@ class Execution:
         return self._failed(call, "cancelled", "nobody waits for it any more")
 
     def look_again(self, tool: str) -> None:
-        """Let the calls of a tool that wait for a place look at its breaker again, if it is not closed."""
-        if not _is_calm(self._guards[self._tools[tool].dependency]):
+        """Let the calls of a tool that wait for a place look at its breaker again, if that refuses calls now."""
+        if self._guards[self._tools[tool].dependency].would_refuse(self._now_ms()) is not None:
             self.places[tool].nudge()
+            self._process.nudge()
 
     async def _run(self, call: ToolCall, ticket: Ticket, claims: Claims) -> ToolResult:
         left_s = self._left_s(call)
@@ -99,32 +103,27 @@ class Execution:
         places = self.places[tool.name]
         try:
             async with asyncio.timeout(left_s):
-                admitted = await self._enter(tool, call, places)
+                refused = await self._enter(tool, call, places)
         except TimeoutError:
             return self._failed(call, "expired", f"no place among {tool.policy.concurrency} before its deadline")
-        if isinstance(admitted, Refusal):
-            return self._failed(call, "open", admitted.reason)
+        if refused is not None:
+            return self._failed(call, "open", refused.reason)
         try:
-            return await self._make(tool, call, arguments, ticket, claims, admitted)
+            return await self._make(tool, call, arguments, ticket, claims)
         finally:
             places.leave()
 
-    async def _enter(self, tool: Tool[..., Any], call: ToolCall, places: Places) -> Admitted | Refusal:
-        """Take a place, and the breaker's leave. While a breaker is open nobody waits for a place."""
+    async def _enter(self, tool: Tool[..., Any], call: ToolCall, places: Places) -> Refusal | None:
+        """Take a place. While a breaker is open nobody waits for one, except the call that is its probe.
+
+        The breaker's leave comes last, when the call is about to be made: a probe's lease does not wait in queues.
+        """
         guard = self._guards[tool.dependency]
-        admitted: Admitted | Refusal | None = None
         while True:
-            if admitted is None and (call.probe or not _is_calm(guard)):
-                admitted = guard.admit(int(self._now() * 1000), call.probe)
-                if isinstance(admitted, Refusal):
-                    return admitted
+            if not call.probe and (reason := guard.would_refuse(self._now_ms(), count=True)) is not None:
+                return reason
             if await places.enter():
-                break
-        if admitted is None:
-            admitted = guard.admit(int(self._now() * 1000), call.probe)
-            if isinstance(admitted, Refusal):
-                places.leave()
-        return admitted
+                return None
 
     async def _make(
         self,
@@ -133,14 +132,20 @@ class Execution:
         arguments: dict[str, Any],
         ticket: Ticket,
         claims: Claims,
-        admitted: Admitted,
     ) -> ToolResult:
         pacer = self.pacers[tool.name]
         if not await pacer.wait(self._left_s(call)):
             return self._failed(call, "expired", "its turn by the tool's rate comes after its deadline")
+        guard = self._guards[tool.dependency]
         while not await self._process.enter():
-            pass  # nobody nudges here
+            if not call.probe and (refused := guard.would_refuse(self._now_ms(), count=True)) is not None:
+                return self._failed(call, "open", refused.reason)
+        probe: Admitted | None = None
         try:
+            admitted = guard.admit(self._now_ms(), call.probe)
+            if isinstance(admitted, Refusal):
+                return self._failed(call, "open", admitted.reason)
+            probe = admitted if admitted.probe else None
             ticket.begin(call.effect)
             if call.effect == "at-most-once":
                 if claims.holds(call.id):
@@ -152,22 +157,38 @@ class Execution:
                 return self._failed(call, "cancelled", "nobody waits for it any more")
             budget = self.budgets[tool.name]
             budget.earn()
+
+            def observe(attempt: Attempt) -> None:
+                nonlocal probe
+                probe = None
+                self._observe(tool, admitted, attempt)
+
             terms = Terms(
-                observe=lambda attempt: self._observe(tool, admitted, attempt),
+                observe=observe,
                 wanted=lambda: ticket.wanted,
                 turn=pacer.wait,
-                retry=lambda: budget.spend(self._clock()),
+                # A call that began before its breaker opened is not made again while that is open.
+                retry=lambda: guard.would_refuse(self._now_ms()) is None and budget.spend(self._clock()),
                 left_s=left_s,
+                once=bool(admitted.probe),
             )
             return await self._runner.run(tool, call, arguments, terms)
         finally:
+            if probe is not None:
+                guard.abandon(probe, self._now_ms())
             self._process.leave()
 
     def _observe(self, tool: Tool[..., Any], admitted: Admitted, attempt: Attempt) -> None:
         self._attempts[tool.name, "failed" if attempt.failed else "ok"].add(attempt.elapsed_s)
-        guard = self._guards[tool.dependency]
-        now_ms = int(self._now() * 1000)
-        if guard.record(admitted, attempt.failed, attempt.elapsed_s, now_ms, attempt.error) is not None:
+        guard, now_ms = self._guards[tool.dependency], self._now_ms()
+        if attempt.throttled:
+            self.pacers[tool.name].hold(attempt.retry_after_s or THROTTLED_S)
+            guard.throttled(admitted, now_ms)
+            return
+        changed = guard.record(
+            admitted, attempt.failed, attempt.elapsed_s, now_ms, attempt.error, attempt.retry_after_s
+        )
+        if changed is not None:
             self.look_again(tool.name)
 
     async def _wait_for_deploy(self, call: ToolCall, left_s: float) -> ToolResult:
@@ -183,13 +204,11 @@ class Execution:
             self.unknown[call.tool] -= 1
         return self._failed(call, "expired", f"no worker had tool {call.tool!r} before its deadline")
 
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
+
     def _left_s(self, call: ToolCall) -> float:
         return call.deadline_ms / 1000 - self._now()
 
     def _failed(self, call: ToolCall, cause: str, message: str) -> ToolResult:
         return self._runner.result(call, "failed", cause=cause, error_message=message, attempts=0)
-
-
-def _is_calm(guard: Guard) -> bool:
-    """Tell whether the breaker lets everybody pass, so that it need not be asked before there is a place."""
-    return guard.phase in ("closed", "forced-closed", "metrics-only")

@@ -2,6 +2,9 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from streams.breakers import Admitted, BreakerPolicy, Guard, Refusal
 from streams.records.control import BreakerState
 
@@ -331,3 +334,29 @@ def test_totals_go_on_over_digests():
     breaker.drain(1)
     call(breaker, 2, failed=True)
     assert breaker.totals == {"calls": 2, "failures": 1, "slow": 0, "short_circuited": 0}
+
+
+@given(
+    st.lists(st.sampled_from(["fail", "ok", "wait", "open", "half-open", "mine", "closed", "forced-open"]), max_size=30)
+)
+def test_what_would_be_refused_is_what_is_refused(history):
+    breaker, now = guard(), 0
+    for number, what in enumerate(history, 1):
+        now += 700
+        if what in ("fail", "ok"):
+            call(breaker, now, failed=what == "fail")
+        elif what == "mine":
+            breaker.apply(fleet("half-open", number, probe_holder="worker-1", probe_expires_ms=now + 2_000))
+        elif what != "wait":
+            breaker.apply(fleet(what, number, until_ms=now + 1_500, probe_holder="else", probe_expires_ms=now + 900))
+        would = breaker.would_refuse(now)
+        assert (would is None) == isinstance(breaker.admit(now), Admitted)
+
+
+def test_a_call_that_is_not_made_because_of_it_counts_as_demand():
+    breaker = guard()
+    breaker.apply(fleet("open", until_ms=5_000))
+    breaker.would_refuse(0)
+    assert breaker.drain(1) == ()
+    breaker.would_refuse(2, count=True)
+    assert breaker.drain(3)[0].short_circuited == 1
