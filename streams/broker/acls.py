@@ -17,7 +17,7 @@ Resource = Literal["topic", "group", "transactional-id"]
 _GROUPS: dict[Role, tuple[str, ...]] = {
     "shards": ("shards", "shards-owners"),
     "tools": ("tools", "tools-owners"),
-    "llm": ("llm", "llm-owners"),
+    "llm": ("llm", "llm-owners", "llm-usage"),
     "memory": ("memory", "memory-sink"),
     "control": ("control",),
 }

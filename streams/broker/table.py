@@ -60,6 +60,7 @@ class Table:
         partitions: What to follow, of one topic or of several.
         max_records: Most records that are taken at once before others get their turn on the event loop.
         random: For the jitter of retries; hand in a seeded one in simulations.
+        since_ms: Pass over what is older, in milliseconds since the epoch; by default nothing.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Table:
         *,
         max_records: int = 1_000,
         random: Random | None = None,
+        since_ms: int = 0,
     ) -> None:
         self._broker = broker
         self._partitions = tuple(partitions)
         self._max_records = max_records
         self._random = random or Random()
+        self._since_ms = since_ms
         self._callbacks: list[Callable[[LogRecord], object]] = []
         self._positions: dict[Partition, int] = {}
         self._loaded = asyncio.Event()
@@ -137,7 +140,10 @@ class Table:
 
     async def _load(self, reader: Reader) -> None:
         admin = self._broker.admin
-        begin = await admin.begin_offsets(self._partitions)
+        if self._since_ms:
+            begin = await admin.offsets_at(dict.fromkeys(self._partitions, self._since_ms))
+        else:
+            begin = await admin.begin_offsets(self._partitions)
         ends = await admin.end_offsets(self._partitions)
         self._positions = {p: self._positions.get(p, begin[p]) for p in self._partitions}
         await reader.assign(self._positions)

@@ -1,4 +1,4 @@
-"""`streams llm status|limits`: what the model pools hold and have left, and limits changed while they work."""
+"""`streams llm status|limits|usage`: what the model pools hold and have left, live limits, and what was used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from streams.broker.port import Broker
-    from streams.records.control import Limit, PoolReport
+    from streams.records.control import Limit, PoolReport, Usage
 
 app = typer.Typer(
     name="llm",
-    help="See what the model pools hold and have left of their limits, and change limits while they work.",
+    help="See what model pools hold, what is left of their limits and what was used; change limits while they work.",
     no_args_is_help=True,
 )
 
@@ -112,6 +112,51 @@ def limits(
     change = None if reset else Limit(subject, operator(), reason, int(time.time() * 1000), **given)  # type: ignore[arg-type]
     said = asyncio.run(_change(aim, subject, change))
     consoles()[0].print(f"{subject}: {said}", markup=False)
+
+
+@app.command()
+def usage(
+    tenant: Annotated[str | None, typer.Option(help="Only this one's.", show_default=False)] = None,
+    days: Annotated[float, typer.Option(min=0, help="How far back.")] = 1.0,
+    module_app: AppOption = None,
+    namespace: NamespaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show tokens and cost by window, tenant and model: streams llm usage --tenant acme --days 30 --app shop:app."""
+    aim = target(module_app, namespace)
+    rows = asyncio.run(_usage(aim, int((time.time() - days * 86_400) * 1000)))
+    rows = [row for row in rows if tenant is None or row.tenant == tenant]
+    if json:
+        print_json([_row(row) for row in rows])
+        return
+    out, err = consoles()
+    if not rows:
+        err.print(f"Nothing was used in {aim.catalogue.namespace!r} in that time.")
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("window from", "tenant", "model", "requests", "tokens in", "tokens out", "cost", box=None)
+    for row in rows:
+        table.add_row(
+            clock(row.window_start_ms), escape(row.tenant or "-"), escape(row.model), f"{row.requests:,}",
+            f"{row.input_tokens:,}", f"{row.output_tokens:,}", f"{row.cost:,.4f}",
+        )  # fmt: skip
+    out.print(table)
+
+
+async def _usage(aim: Target, since_ms: int) -> list[Usage]:
+    from streams.llm.usage_report import read_usage
+    from streams.llm.usage_sums import window_start_ms
+
+    async with aim.broker() as broker:
+        await _need(broker, aim, "usage")
+        return await read_usage(broker, aim.catalogue, window_start_ms(since_ms, aim.settings.llm.usage_window))
+
+
+def _row(row: Usage) -> dict[str, Any]:
+    shown = ("tenant", "model", "window_start_ms", "requests", "input_tokens", "output_tokens", "cost")
+    return {name: getattr(row, name) for name in shown}
 
 
 async def _reports(aim: Target) -> list[PoolReport]:

@@ -16,6 +16,7 @@ from random import Random
 
 import orjson
 
+from streams.errors import BudgetExceeded
 from streams.llm.bucket import NeverFits
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.letting_go import LettingGo
@@ -24,8 +25,10 @@ from streams.llm.pool import Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
 from streams.llm.settings import PoolSettings
-from streams.llm.turn import Down, Expired
+from streams.llm.tenant_budgets import TenantBudgets
+from streams.llm.turn import Down, Expired, Turn
 from streams.llm.usage import Usage
+from streams.llm.usage_sums import UsageSums
 from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.steps import LlmRequest, LlmResult
 
@@ -64,6 +67,7 @@ class Dispatcher:
         max_result_bytes: Largest answer that a record can carry.
         clock: Seconds of a clock that only grows; *now* is the time of day in seconds since the epoch.
         rng: For the jitter of retries.
+        budgets: Of tenants; by default none has one.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Dispatcher:
         clock: Callable[[], float],
         now: Callable[[], float],
         rng: Random | None = None,
+        budgets: TenantBudgets | None = None,
     ) -> None:
         self.pools = dict(pools)
         self._by_dependency = {pool.guard.dependency: pool for pool in pools.values()}
@@ -81,6 +86,7 @@ class Dispatcher:
         self._clock = clock
         self._now = now
         self._random = rng or Random()
+        self._budgets = budgets or TenantBudgets(lambda tenant: None, UsageSums(), now)
 
     async def answer(
         self, request: LlmRequest, stream: OpenStream | None = None, letting_go: LettingGo | None = None
@@ -160,10 +166,15 @@ class Dispatcher:
                 started = self._clock()
                 asked.held_s += started - waits_since
             asked.failing_s += turn.down_s
+            cost = pool.price.cost(estimate.input_tokens, estimate.output_tokens)
+            if (over := self._budgets.problem(request.tenant, estimate.total_tokens, cost)) is not None:
+                pool.give_back(turn)
+                return self._failed(asked, "budget", over, status="raised", error_type=BudgetExceeded.__name__)
             asked.attempts += 1
+            self._budgets.reserve(request.id, request.tenant, estimate.total_tokens, cost)
             try:
                 on_text = asked.stream() if asked.stream is not None and request.stream else None
-                response = await pool.call(turn, chat, asked.deadline - started, on_text)
+                response = await self._call(pool, turn, chat, asked, on_text)
             except Refused as error:
                 return self._failed(asked, "", str(error), status="invalid", error_type=f"Refused{error.status}")
             except Throttled as error:
@@ -188,6 +199,16 @@ class Dispatcher:
             else:
                 return self._answered(asked, pool, response, estimate, self._clock() - started)
 
+    async def _call(
+        self, pool: Pool, turn: Turn, chat: ChatRequest, asked: _Asked, on_text: OnText | None
+    ) -> ChatResponse:
+        """Make a call; what it reserved of a budget is given back when it fails."""
+        try:
+            return await pool.call(turn, chat, asked.deadline - self._clock(), on_text)
+        except BaseException:
+            self._budgets.release(asked.request.id)
+            raise
+
     def _hold_s(self, settings: PoolSettings, asked: _Asked) -> float:
         """Return how much longer a request may be held for an outage."""
         return math.inf if settings.on_outage == "hold" else settings.max_hold_s - asked.failing_s
@@ -210,6 +231,7 @@ class Dispatcher:
         )
         used = response.usage or Usage(estimate.input_tokens, math.ceil(len(value) / BYTES_PER_TOKEN))
         cost = pool.price.cost(used.input_tokens, used.output_tokens)
+        self._budgets.settle(asked.request.id, used.total_tokens, cost)
         served_by = f"{pool.name}:{pool.settings.model}"
         if len(value) > self._max_result_bytes:
             problem = (

@@ -109,10 +109,6 @@ class LiveLimits:
         """Return what a tenant may use in a window; None for no bound."""
         return self._budgets.get(tenant) or self._budgets.get("*")
 
-    def has_budgets(self) -> bool:
-        """Whether any tenant has one."""
-        return bool(self._budgets)
-
     def _pool_of(self, subject: str) -> str | None:
         """Return the pool that a subject is, or is a key of; None where it is not here."""
         if subject in self._pools:

@@ -37,7 +37,11 @@ from streams.llm.pool_status import PoolStatus
 from streams.llm.prices import FREE, Price, PriceTable, check_cost_budgets, load_prices, price_of
 from streams.llm.providers import Provider, open_provider
 from streams.llm.settings import LlmSettings, PoolSettings, check_pools, load_keys
+from streams.llm.tenant_budgets import TenantBudgets
 from streams.llm.tokens import TokenFeed
+from streams.llm.usage_counts import UsageCounts
+from streams.llm.usage_meter import UsageMeter
+from streams.llm.usage_sums import UsageSums
 from streams.records import decode_as, encode, headers
 from streams.records.control import Limit, PoolReport
 from streams.records.ids import StepId, agent_of
@@ -57,6 +61,9 @@ class LlmRole:
         instance_id: Makes the membership static: restarted with the same one, it keeps its partitions.
         providers: By pool, in place of the official clients.
         now: Time of day in seconds since the epoch; *clock* is one that only grows.
+
+    Attributes:
+        usage: What was used since the process began, by tenant and model.
 
     Raises:
         ConfigurationError: A model without a pool, a pool without keys, a provider that is not installed.
@@ -100,12 +107,24 @@ class LlmRole:
                 settings.tenant_weights,
                 price=_price(name, pool, table),
             )
-        self.dispatcher = Dispatcher(
-            self._pools, max_result_bytes=catalogue.max_payload_bytes, clock=clock, now=now, rng=self._random
-        )
         self._reporter = reporter
         keys = {name: len(pool.secrets) for name, pool in self._pools.items()}
         self._limits = LiveLimits(settings.pools, keys, settings.tenant_budgets, self._configure)
+        self.usage = UsageCounts(settings.usage_tenants)
+        sums = UsageSums(settings.usage_window)
+        budgets = TenantBudgets(self._limits.budget_of, sums, now)
+        self._meter = UsageMeter(
+            broker, catalogue, sums, self.usage, flush_s=settings.usage_flush_s, now=now, random=self._random
+        )
+        self._meter.counted = budgets.release
+        self.dispatcher = Dispatcher(
+            self._pools,
+            max_result_bytes=catalogue.max_payload_bytes,
+            clock=clock,
+            now=now,
+            rng=self._random,
+            budgets=budgets,
+        )
         self.measures = LlmMeasures(self._pools)
         self._feed: TokenFeed | None = None
         lanes = catalogue.lanes.get("llm-requests", ())
@@ -139,7 +158,8 @@ class LlmRole:
             await stack.enter_async_context(limits)
             await limits.wait_loaded()  # limits that an operator lowered must hold from the first call on
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.queue.run(), name="llm queue")
+                tasks.create_task(self._meter.run(), name="llm usage")
+                tasks.create_task(self._work(), name="llm queue")
                 tasks.create_task(
                     report_pools(producer, self._catalogue, self._reports, every_s=self._settings.status_report_s),
                     name="llm pools",
@@ -164,6 +184,10 @@ class LlmRole:
         """Return what each pool holds, sends, and has left."""
         return tuple(pool.status() for pool in self._pools.values())
 
+    async def _work(self) -> None:
+        await self._meter.wait_loaded()  # a budget that is used up must hold from the first call on, too
+        await self.queue.run()
+
     def _configure(self, pool: str, key: int, limits: KeyLimits) -> None:
         self._pools[pool].set_limits(limits, key)
 
@@ -182,11 +206,13 @@ class LlmRole:
     @asynccontextmanager
     async def _open(self, partition: int) -> AsyncIterator[Session]:
         letting_go = self._owned[partition] = LettingGo()
+        self._meter.own(partition)
         self._share()
         try:
             yield _Requests(self, partition, letting_go)
         finally:
             del self._owned[partition]
+            self._meter.disown(partition)
             self._share()
 
     def _let_go(self, partitions: Collection[int]) -> None:

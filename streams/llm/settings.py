@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from streams.errors import ConfigurationError
 from streams.llm.key_buckets import Follow
 from streams.llm.limits import KeyLimits, Limit
+from streams.llm.usage_sums import Window
 
 if TYPE_CHECKING:
     from streams.app import App
@@ -114,6 +115,9 @@ class LlmSettings(BaseModel):
         prices_file: Price table of models that replaces the one that ships (`streams/llm/prices.toml`).
         tenant_weights: Share of a tenant against the others; 1 unless named here.
         tenant_budgets: What a tenant may use in a window; `*` is for each one that is not named.
+        usage_window: For which usage is summed and tenants' budgets count: hour, day or month of UTC.
+        usage_flush_s: Time between two writes of what was used.
+        usage_tenants: Tenants that metrics tell apart.
         breaker_report_s: Time between two digests of what the endpoints did, for the fleet's breakers.
         status_report_s: Time between two reports of what each pool holds and has left, for `streams llm status`.
         tokens_flush_s: Time for which pieces of streamed answers are gathered into one record.
@@ -127,6 +131,9 @@ class LlmSettings(BaseModel):
     prices_file: Path | None = None
     tenant_weights: dict[str, Weight] = Field(default_factory=dict)
     tenant_budgets: dict[str, TenantBudget] = Field(default_factory=dict)
+    usage_window: Window = "day"
+    usage_flush_s: float = Field(default=1.0, gt=0, le=60)
+    usage_tenants: int = Field(default=50, ge=0, le=10_000)
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)
     status_report_s: float = Field(default=1.0, gt=0, le=60)
     tokens_flush_s: float = Field(default=0.05, gt=0, le=10)

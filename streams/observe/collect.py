@@ -165,6 +165,11 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
     yield from _spread(*role.measures.distributions)
     for direction, tokens in role.measures.tokens.items():
         yield Sample(m.LLM_TOKENS, tokens, direction)
+    for tenant_and_model, used in role.usage.used.items():
+        yield Sample(m.USAGE_REQUESTS, used.requests, tenant_and_model)
+        yield Sample(m.USAGE_INPUT, used.input_tokens, tenant_and_model)
+        yield Sample(m.USAGE_OUTPUT, used.output_tokens, tenant_and_model)
+        yield Sample(m.USAGE_COST, used.cost, tenant_and_model)
     for status in role.status():
         name = (status.name,)
         yield Sample(m.POOL_HELD, status.held, name)

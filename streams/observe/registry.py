@@ -1,9 +1,10 @@
 """The complete list of metrics. Each row says its kind, its unit and what it means; the line below them, its name and
 labels. What is not here is not exported.
 
-Labels have few values: partitions, roles, statuses, and names that an app or its settings declare. Agent keys,
-invocation IDs and tenants are none. What comes anyway is bounded twice: a histogram tells so many label values apart
-and counts the rest as `other`, and a scrape folds what is beyond `ObserveSettings.max_series` into `other` too.
+Labels have few values: partitions, roles, statuses, and names that an app or its settings declare. Agent keys and
+invocation IDs are none, and tenants only where their usage is counted, the first `llm.usage_tenants` of them. What
+comes anyway is bounded twice: a histogram tells so many label values apart and counts the rest as `other`, and a scrape
+folds what is beyond `ObserveSettings.max_series` into `other` too.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ SHARD: Final = ("partition",)
 LANE: Final = ("lane", "partition")
 LEVELS: Final = ("open", "slow", "closed")
 KEY: Final = ("pool", "key")
+USAGE: Final = ("tenant", "model")
 BUCKET: Final = ("pool", "key", "quantity")
 
 QUICK_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -260,6 +262,18 @@ POOL_UNAVAILABLE = Metric(
 LLM_TOKENS = Metric(
     "counter", "tokens", "Used by answered requests, by the pool that was asked first; direction is input or output",
     "streams_llm_tokens", ("pool", "direction"))
+USAGE_REQUESTS = Metric(
+    "counter", "requests", "Answered for a tenant by a model of a provider",
+    "streams_llm_usage_requests", USAGE)
+USAGE_INPUT = Metric(
+    "counter", "tokens", "That went in",
+    "streams_llm_usage_input_tokens", USAGE)
+USAGE_OUTPUT = Metric(
+    "counter", "tokens", "That came out",
+    "streams_llm_usage_output_tokens", USAGE)
+USAGE_COST = Metric(
+    "counter", "currency of the price table", "What they cost",
+    "streams_llm_usage_cost", USAGE)
 LLM_HELD_SECONDS = Metric(
     "histogram", "seconds", "For which a request was held because of limits and outages",
     "streams_llm_held_seconds", ("pool",), LONG_S)

@@ -97,7 +97,7 @@ def is_public(kind: TopicKind) -> bool:
 def _channel(kind: TopicKind) -> dict[str, Any]:
     plan = next(plan for plan in Catalogue("namespace").topics() if plan.kind is kind)
     config = dict(plan.config)
-    topic: dict[str, Any] = {"cleanup.policy": [config["cleanup.policy"]]}
+    topic: dict[str, Any] = {"cleanup.policy": config["cleanup.policy"].split(",")}
     topic |= {name: int(config[name]) for name in ("retention.ms", "max.message.bytes") if name in config}
     lanes = " Lanes have a topic of their own, with the lane's name after a dot." if kind.lanes else ""
     return {

@@ -155,8 +155,8 @@ class LlmResult:
     """The outcome of an LLM request.
 
     Attributes:
-        status: `ok`, `invalid` (the provider refused the request; told to the agent) or `failed` (the fallback
-            applies).
+        status: `ok`, `invalid` (the provider refused the request; told to the agent), `raised` (the tenant's budget
+            would be passed; crosses to the agent) or `failed` (the fallback applies).
         value: JSON object: text, tool calls, finish reason.
         cause: With `failed`: `outage`, `deadline`, `too_large`, `unencodable`.
         held_s: Seconds that it waited for its turn.

@@ -14,7 +14,7 @@ from typing import Literal
 from streams.errors import ConfigurationError
 
 Role = Literal["clients", "shards", "tools", "llm", "memory", "control", "operators"]
-Retention = Literal["work", "history", "short", "long", "compact", "compact-eager"]
+Retention = Literal["work", "history", "short", "long", "compact", "compact-long", "compact-eager"]
 Spread = Literal["agents", "fleet", "single"]
 
 SHORT_MS = 3_600_000
@@ -32,7 +32,7 @@ class TopicKind:
         key: What the record key is, in words.
         retention: `work` has no time limit (its reader deletes what it no longer needs); `history` keeps the
             configured history; `short` an hour; `long` 90 days; `compact` the latest value of each key;
-            `compact-eager` likewise with small segments, because an active segment is never compacted and a restore
+            `compact-long` likewise, for 90 days after it was written; `compact-eager` likewise with small segments, because an active segment is never compacted and a restore
             reads all of it.
         spread: `agents`: as many partitions as the namespace has shards; `fleet`: a few; `single`: one.
         lanes: Further topics `<name>.<lane>` may be made, so that one backlog does not stand in another's way.
@@ -70,7 +70,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("outcomes", "dependency", "short", ("tools", "llm", "memory", "shards", "operators"), ("control",), "fleet"),
         TopicKind("backpressure", "lane", "compact", ("control",), ("clients", "control"), "single"),
         TopicKind("limits", "pool or tenant", "compact", ("operators",), ("llm",), "single"),
-        TopicKind("usage", "window, shard, tenant and model", "compact", ("llm",), ("llm", "clients", "operators"), "single"),
+        TopicKind("usage", "window, shard, tenant and model", "compact-long", ("llm",), ("llm", "clients", "operators"), "single"),
         TopicKind("pools", "pool and reporter", "short", ("llm",), ("clients", "operators"), "single"),
         TopicKind("dead-letters", "original key", "long", ("clients", "shards", "tools", "llm", "memory"), ("operators",), size="dead-letter"),
     )
@@ -146,6 +146,8 @@ class Catalogue:
         match kind.retention:
             case "compact":
                 config |= {"cleanup.policy": "compact"}
+            case "compact-long":
+                config |= {"cleanup.policy": "compact,delete", "retention.ms": str(LONG_MS)}
             case "compact-eager":
                 config |= {
                     "cleanup.policy": "compact",

@@ -28,7 +28,15 @@ from streams.records.control import BreakerState, DeadLetter, OutcomeDigest
 from streams.records.steps import LlmRequest, LlmResult, TokenChunk
 from streams.records.topics import Catalogue
 from streams.testing import virtual_time
-from tests.integration.llm_requests import create_topics, publish, request_of, results_of, wait_for_results, wall
+from tests.integration.llm_requests import (
+    EPOCH_S,
+    create_topics,
+    publish,
+    request_of,
+    results_of,
+    wait_for_results,
+    wall,
+)
 
 
 class Simulation:
@@ -36,7 +44,7 @@ class Simulation:
 
     def __init__(self, function, partitions: int = 4, **pools) -> None:
         loop = asyncio.get_running_loop()
-        self.log = SimulatedLog(Random(7))
+        self.log = SimulatedLog(Random(7), epoch_s=EPOCH_S)
         self.catalogue = Catalogue("app", partitions=partitions)
         self.broker = SimulatedBroker(self.log, "test")
         self.app = App("app")

@@ -18,6 +18,7 @@ from streams.breakers import BreakerPolicy, BreakerView, Guard, closed
 from streams.llm.key_buckets import BucketStatus, KeyStatus
 from streams.llm.measures import LlmMeasures
 from streams.llm.pool_status import PoolCounts, PoolStatus
+from streams.llm.usage_counts import UsageCounts
 from streams.memory.sink import SinkCounts
 from streams.observe import registry
 from streams.observe.collect import RoleCollector, Sample, fold, samples
@@ -95,6 +96,8 @@ def every_role():
     attempts["crm", "failed"].add(5.0)
     answers = LlmMeasures(("fast",))
     answers.answer(LlmResult("dispute/c-1/k", 0, 1, "fast", "ok", input_tokens=90, held_s=0.2, elapsed_s=1.5))
+    used = UsageCounts()
+    used.count(LlmResult("a/b/c", 0, 1, "fast", "ok", output_tokens=7, cost=0.5, served_by="fast:m-1", tenant="acme"))
     status = PoolStatus("fast", 4, 2, 1.5, "", (key,), PoolCounts(sent=9, throttled=1))
     return {
         "shards": shards(p0=processor(accepted=10, finished={"succeeded": 8, "failed": 1}), p3=processor()),
@@ -102,6 +105,7 @@ def every_role():
         "llm": SimpleNamespace(
             queue=queue(),
             measures=answers,
+            usage=used,
             status=lambda: (status,),
             dispatcher=SimpleNamespace(pools={"fast": SimpleNamespace(guard=guard("llm:fast"))}),
         ),
@@ -159,6 +163,8 @@ def scraped():
             {"role": "control", "dependency": "tool:crm", "phase": "open", "decided_by": "fleet"},
             3,
         ),
+        ("streams_llm_usage_output_tokens_total", {"tenant": "acme", "model": "m-1"}, 7),
+        ("streams_llm_usage_cost_total", {"tenant": "acme", "model": "m-1"}, 0.5),
         ("streams_llm_held_requests", {"pool": "fast"}, 4),
         ("streams_llm_bucket_available", {"pool": "fast", "key": "fast/1", "quantity": "requests"}, 12),
         ("streams_memory_written_rows_total", {}, 80),

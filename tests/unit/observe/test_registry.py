@@ -30,8 +30,9 @@ def test_names_are_unique_and_as_prometheus_wants_them():
     assert [name for name in names if not re.fullmatch(r"streams_[a-z_]+", name) or name.endswith("_total")] == []
 
 
-def test_no_label_names_an_agent_instance_an_invocation_or_a_tenant():
-    assert [metric.name for metric in METRICS if UNBOUNDED & set(metric.labels)] == []
+def test_no_label_names_an_agent_instance_or_an_invocation_and_tenants_only_with_their_usage():
+    named = [metric.name for metric in METRICS if UNBOUNDED & set(metric.labels)]
+    assert named == [f"streams_llm_usage_{what}" for what in ("requests", "input_tokens", "output_tokens", "cost")]
 
 
 def test_the_list_has_every_metric_of_the_module():
