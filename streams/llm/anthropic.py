@@ -59,7 +59,7 @@ class AnthropicProvider:
                     return response_of(orjson.loads(answer.content), told)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     problem = f"not an answer of the Messages API ({type(error).__name__}: {error})"
-                    raise Unavailable("malformed", f"{problem}: {answer.content[:200]!r}", told) from error
+                    raise Unavailable("malformed", redact(f"{problem}: {answer.content[:200]!r}", key), told) from error
         except (anthropic.APIError, httpx2.HTTPError, TimeoutError) as error:
             raise _translate(error, key, timeout_s) from error
 

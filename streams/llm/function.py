@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from collections.abc import Awaitable, Callable
 
 import orjson
 
+from streams.errors import UnknownName
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.provider_errors import ProviderError, Unavailable
 from streams.llm.providers import OnText
@@ -15,6 +17,22 @@ from streams.llm.usage import Usage
 
 Function = Callable[[ChatRequest], str | ChatResponse | Awaitable[str | ChatResponse]]
 BYTES_PER_TOKEN = 4
+
+
+def load_function(name: str) -> FunctionProvider:
+    """Return the provider that a `module:function` of the settings names.
+
+    Raises:
+        UnknownName: There is no such module, or no such function in it.
+    """
+    module_name, _, variable = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), variable, None)
+    except ModuleNotFoundError as error:
+        raise UnknownName(f"function {name!r} of a model pool: there is no module {error.name!r}") from None
+    if not callable(found):
+        raise UnknownName(f"function {name!r} of a model pool: module {module_name!r} has no function {variable!r}")
+    return FunctionProvider(found, variable)
 
 
 class FunctionProvider:

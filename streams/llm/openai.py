@@ -59,7 +59,7 @@ class OpenAIProvider:
                     cast_to=httpx2.Response,
                     options={"headers": headers, "timeout": timeout_s},
                 )
-                return _read(answer.content, read_headers(answer.headers, time.time()))
+                return _read(answer.content, read_headers(answer.headers, time.time()), key)
         except (openai.APIError, httpx2.HTTPError, TimeoutError) as error:
             raise _translate(error, key, timeout_s) from error
 
@@ -127,7 +127,7 @@ class OpenAIProvider:
         return ChatResponse("".join(text), tools, reason, usage, told)
 
 
-def _read(content: bytes, told: RateHeaders) -> ChatResponse:
+def _read(content: bytes, told: RateHeaders, key: str) -> ChatResponse:
     try:
         answer = orjson.loads(content)
         choice = answer["choices"][0]
@@ -140,7 +140,7 @@ def _read(content: bytes, told: RateHeaders) -> ChatResponse:
         return ChatResponse(message.get("content") or "", calls, choice.get("finish_reason") or "stop", usage, told)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         problem = f"not an answer of the chat-completions protocol ({type(error).__name__}: {error}): {content[:200]!r}"
-        raise Unavailable("malformed", problem, told) from error
+        raise Unavailable("malformed", redact(problem, key), told) from error
 
 
 def _translate(error: Exception, key: str, timeout_s: float) -> ProviderError:

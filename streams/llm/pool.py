@@ -24,7 +24,7 @@ from streams.llm.key_buckets import KeyBuckets
 from streams.llm.limits import KeyLimits, Part
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.llm.prices import FREE, Price
-from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable
+from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable, redact
 from streams.llm.providers import OnText, Provider
 from streams.llm.scheduler import Scheduler
 from streams.llm.settings import PoolSettings
@@ -288,7 +288,8 @@ class Pool:
             raise
         except Exception as error:
             # An adapter that breaks its promise must not end the role, which would meet the same request again.
-            raise Unavailable("malformed", f"{self.provider.name} raised {type(error).__name__}: {error}") from error
+            problem = f"{self.provider.name} raised {type(error).__name__}: {error}"
+            raise Unavailable("malformed", redact(problem, key)) from error
 
     def _failed(self, turn: Turn, error: ProviderError, started: float, *, cut: bool) -> Usage | None:
         """Tell key and breaker what went wrong; return what the call used, None when nobody knows."""

@@ -17,6 +17,8 @@ from streams.llm.headers import NO_HEADERS, RateHeaders, read_headers
 Kind = Literal["status", "timeout", "connection", "malformed"]
 
 MESSAGE_CHARACTERS = 2000
+SHORTEST_KEY = 8
+"""Characters of the shortest text that is taken for a secret."""
 
 
 class ProviderError(Exception):
@@ -89,5 +91,5 @@ def classify(
 
 
 def redact(message: str, key: str) -> str:
-    """Return *message* without the key, at a length that fits a record."""
-    return (message.replace(key, "***") if key else message)[:MESSAGE_CHARACTERS]
+    """Return *message* without the key, at a length that fits a record; words as short as `none` are no keys."""
+    return (message.replace(key, "***") if len(key) >= SHORTEST_KEY else message)[:MESSAGE_CHARACTERS]

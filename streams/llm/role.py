@@ -27,6 +27,7 @@ from streams.broker.port import Broker, LogRecord, Message, Partition
 from streams.broker.table import Table
 from streams.errors import CodecError
 from streams.llm.dispatcher import Dispatcher
+from streams.llm.function import load_function
 from streams.llm.letting_go import LettingGo
 from streams.llm.limits import KeyLimits
 from streams.llm.live_limits import LiveLimits
@@ -99,7 +100,7 @@ class LlmRole:
             self._pools[name] = Pool(
                 name,
                 pool,
-                NO_KEY if name in given else load_keys(name, pool),
+                NO_KEY if name in given or pool.function else load_keys(name, pool),
                 given.get(name) or _open(pool),
                 self._guard(f"llm:{name}", breakers or BreakerSettings(), reporter, pool.timeout_s),
                 clock,
@@ -274,6 +275,8 @@ class _Requests:
 
 
 def _open(pool: PoolSettings) -> Provider:
+    if pool.function is not None:
+        return load_function(pool.function)
     return open_provider(pool.provider, pool.base_url, connections=pool.connections)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from streams.errors import ConfigurationError
 from streams.llm.key_buckets import Follow
@@ -31,7 +31,9 @@ class PoolSettings(BaseModel):
     """One pool: the keys of one provider that serve one model.
 
     Attributes:
-        provider: Whose protocol is spoken. `openai` is any server with a chat-completions endpoint.
+        provider: Whose protocol is spoken. `openai` is any server with a chat-completions endpoint; `function` is a
+            Python function, which needs no key.
+        function: With that, which: `module:name`, of a `ChatRequest`, returning text or a `ChatResponse`.
         base_url: Where it is, such as `http://localhost:8000/v1`; the provider's own address if None.
         model: Name of the model as the provider knows it.
         keys_env: Environment variable with API keys, separated by commas. By default `<POOL>_API_KEYS`, then
@@ -56,7 +58,8 @@ class PoolSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    provider: Literal["openai", "anthropic"] = "openai"
+    provider: Literal["openai", "anthropic", "function"] = "openai"
+    function: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     base_url: str | None = None
     model: str = Field(min_length=1)
     keys_env: str | None = Field(default=None, min_length=1)
@@ -77,6 +80,12 @@ class PoolSettings(BaseModel):
     connections: int = Field(default=500, ge=1, le=10_000)
     input_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     output_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _function_with_its_provider(self) -> PoolSettings:
+        if (self.provider == "function") != (self.function is not None):
+            raise ValueError("provider 'function' and function='module:name' go together; give both or neither")
+        return self
 
     def key_limits(self) -> KeyLimits:
         """Return the limits of one key."""
@@ -195,7 +204,7 @@ def check_pools(
                 raise ConfigurationError(
                     f"fallback_pools of model pool {name!r} names {other!r}, not another pool; there are {known}"
                 )
-        if name not in provided:
+        if name not in provided and pool.function is None:
             load_keys(name, pool, environ)
 
 

@@ -1,11 +1,12 @@
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
 from streams.errors import PrerequisiteMissing, UnknownName
 from streams.llm.chat import ChatRequest, ChatResponse
-from streams.llm.function import FunctionProvider
+from streams.llm.function import FunctionProvider, load_function
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable, classify
 from streams.llm.providers import Provider, open_provider
 from streams.llm.usage import Usage
@@ -93,3 +94,14 @@ async def test_a_function_that_fails_or_hangs_is_unavailable():
     assert late.value.kind == "timeout"
     with pytest.raises(Refused, match="no"):
         await FunctionProvider(refuses).complete(ASK, "", 1)
+
+
+async def test_a_function_can_be_named_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "canned_answers.py").write_text("def polite(request):\n    return 'thank you'\nrude = 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    provider = load_function("canned_answers:polite")
+    assert (provider.name, (await provider.complete(ASK, "", 1)).text) == ("polite", "thank you")
+    with pytest.raises(UnknownName, match="module 'canned_answers' has no function 'rude'"):
+        load_function("canned_answers:rude")
+    with pytest.raises(UnknownName, match="there is no module 'no_such_answers'"):
+        load_function("no_such_answers:polite")

@@ -88,3 +88,16 @@ def test_limits_of_a_key_leave_room_for_the_time_that_requests_travel():
     assert limits.tokens == Limit(1, burst=1)  # never less than one
     assert limits.input_tokens is None
     assert limits.concurrency == 10
+
+
+def test_a_function_takes_the_place_of_a_provider_and_needs_no_key():
+    pool = PoolSettings(model="m", provider="function", function="tests.unit.llm.answering:answer")
+    check_pools(app_with("fast"), LlmSettings(pools={"fast": pool}), environ={})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"provider": "function"}, {"function": "a.b:c"}, {"provider": "function", "function": "a.b"}]
+)
+def test_a_function_and_its_provider_go_together(fields):
+    with pytest.raises(ValidationError, match="function"):
+        PoolSettings(model="m", **fields)
