@@ -71,6 +71,7 @@ class OwnedPartition:
         self._stopping = asyncio.Event()
         self._open: Counter[str] = Counter()
         self._total = 0
+        self._writing = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._shares: SharingSession | None = None
         self._lane: OverflowLane | None = None
@@ -249,8 +250,10 @@ class OwnedPartition:
             self._filled.clear()
             batch, self._outbox = self._outbox, []
             messages = [message for *_, message in batch if message is not None]
+            self._writing = len(batch)
             if messages:
                 await self._producer.send(*messages)
+            self._writing = 0
             for source, offset, lot, _ in batch:
                 self._mark_of(source).finish(offset)
                 self._open[lot] -= 1
@@ -264,10 +267,9 @@ class OwnedPartition:
         return lane.mark if lane is not None and source == lane.source else self.marks[source]
 
     async def _emptied(self) -> None:
+        """Wait, for two seconds at most, until what is answered is written; calls that go on are not waited for."""
         for _ in range(200):
-            if not self._outbox and not self._total:
-                return
-            if not self._filled.is_set() and not self._outbox:
+            if not self._outbox and not self._writing:
                 return
             await asyncio.sleep(0.01)
 
