@@ -14,6 +14,7 @@ made them, so that an update that was applied is known to be before anything is 
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -35,6 +36,9 @@ from streams.shards.shared import Verdict, request_name, request_write
 if TYPE_CHECKING:
     from streams.shards.engine import Engine
 
+RECENT_COUNT, RECENT_BYTES = 256, 4_096
+"""Records whose last known value is kept, each up to so many bytes: the next update tries with it and saves a read."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.004, 0.25
 MOST_TOGETHER = 100
 NEVER = float("inf")
@@ -52,6 +56,8 @@ class Group:
         out: Those with a request under way.
         covered: Those that waited already when the last request was sent, so that what it brought is news to them.
         known: Value and version of the record as last heard of; None to ask.
+        stale: What is known is from before these updates.
+        guessed: The requests under way rely on it; that others have written since is no conflict yet.
         conflicted: The last requests met a conflict; a pause follows.
         missed: Whose writes the last conflict was about, and how many more.
         rounds: Conflicts one after the other; pauses grow with them.
@@ -62,6 +68,8 @@ class Group:
     out: set[Member] = field(default_factory=set)
     covered: set[Member] = field(default_factory=set)
     known: tuple[bytes | None, dict[str, int]] | None = None
+    stale: bool = False
+    guessed: bool = False
     conflicted: bool = False
     missed: tuple[tuple[str, ...], int] = ((), 0)
     rounds: int = 0
@@ -87,6 +95,7 @@ class SharedSteps:
         self._groups: dict[str, Group] = {}
         self._dirty: dict[str, None] = {}
         self._pauses: list[tuple[float, str]] = []
+        self._recent: OrderedDict[str, tuple[bytes | None, dict[str, int]]] = OrderedDict()
 
     @property
     def next_at(self) -> float:
@@ -116,7 +125,11 @@ class SharedSteps:
 
     def _join(self, live: Live, request: Request) -> None:
         owner = request.spec.owner
-        self._groups.setdefault(owner, Group()).members.setdefault((live.id, live.incarnation, request.step), 0)
+        group = self._groups.get(owner)
+        if group is None:
+            group = self._groups[owner] = Group(known=self._recent.pop(owner, None))
+            group.stale = group.known is not None
+        group.members.setdefault((live.id, live.incarnation, request.step), 0)
         self._dirty[owner] = None
 
     def _here(self, live: Live, request: Request, step: SharedStep) -> Completion:
@@ -198,7 +211,7 @@ class SharedSteps:
             self._join(live, request)
             group = self._groups[owner]
             group.learn(outcome)
-            group.members[member] += outcome.status == "conflict"
+            group.members[member] += outcome.status == "conflict" and not group.guessed
             return
         if (group := self._groups.get(owner)) is not None:
             group.members.pop(member, None)
@@ -233,15 +246,15 @@ class SharedSteps:
     def _advance(self, owner: str, group: Group) -> None:
         waiting = self._waiting(owner, group)
         if not group.members:
-            if self._groups.get(owner) is group:
-                del self._groups[owner]
+            self._end(owner, group)
             return
         group.out &= group.members.keys()
         if group.out:
             return
         engine = self._engine
-        if group.conflicted:
-            group.conflicted = False
+        conflicted = group.conflicted and not group.guessed
+        group.conflicted = group.guessed = False
+        if conflicted:
             group.rounds += 1
             group.at_s = engine.now + self._pause_s(owner, group.rounds)
             heapq.heappush(self._pauses, (group.at_s, owner))
@@ -256,6 +269,16 @@ class SharedSteps:
             self._send(owner, group, self._request(live, request, "read"))
         elif not group.members:
             self._dirty[owner] = None
+
+    def _end(self, owner: str, group: Group) -> None:
+        """Forget a group, but for what it has learned last."""
+        if self._groups.get(owner) is not group:
+            return
+        del self._groups[owner]
+        if group.known is not None and len(group.known[0] or b"") <= RECENT_BYTES:
+            self._recent[owner] = group.known
+            if len(self._recent) > RECENT_COUNT:
+                self._recent.popitem(last=False)
 
     def _waiting(self, owner: str, group: Group) -> list[tuple[Live, Request]]:
         """Return the updates that still wait; let go of those that do not, and of those that have tried enough."""
@@ -284,7 +307,7 @@ class SharedSteps:
         engine = self._engine
         assert group.known is not None
         value, version = group.known
-        group.known = None
+        group.known, group.guessed, group.stale = None, group.stale, False
         before, sent, size = "", 0, 0
         covered = group.covered
         for live, request in waiting:

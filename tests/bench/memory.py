@@ -29,6 +29,7 @@ from streams.memory.sink import Sink, SinkCounts
 from streams.memory.store import PostgresStore
 from streams.records import encode
 from streams.records.state import StateDelta
+from tests.bench import sharing
 
 ROWS, ONE_BY_ONE, VALUE_BYTES = 100_000, 4_000, 500
 PARTITION = Partition("bench.state-deltas", 0)
@@ -60,8 +61,12 @@ def deltas(count: int, *, epoch: int) -> list[StateDelta]:
     ]
 
 
+COVERS = ("sharing",)
+"""Cases that need not be run beside this one."""
+
+
 async def run() -> None:
-    """Print one JSON line: `sink_rows_per_s`, `row_by_row_rows_per_s`, `stale_overwrites`."""
+    """Print a JSON line of the sink (`sink_rows_per_s` and more), then those of shared records."""
     with _dsn() as dsn:
         settings = MemorySettings.model_validate({"dsn": dsn})
         async with PostgresStore(settings, f"bench-{uuid.uuid4().hex[:8]}") as store:
@@ -78,7 +83,8 @@ async def run() -> None:
         "row_by_row_rows_per_s": round(slowly),
         "stale_overwrites": sum(found[0].epoch != 2 for found in kept.values()),
     }
-    print(json.dumps(line))
+    print(json.dumps(line), flush=True)
+    await sharing.run()
 
 
 async def _write_back(store: PostgresStore, records: Sequence[StateDelta], batch_rows: int) -> float:

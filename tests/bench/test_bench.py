@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.broker.embedded import EmbeddedKafka
-from tests.bench import engine, floor, gateway, metrics, open_invocations, pipeline, restore, resume
+from tests.bench import engine, floor, gateway, metrics, open_invocations, pipeline, restore, resume, sharing
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -81,6 +81,21 @@ async def test_a_gateway_accepts_everything_it_is_asked(bootstrap: str) -> None:
     figures = await gateway.gateway(bootstrap, seconds=0.5, warm_up_s=0.2)
     assert figures["accepted_per_s"] > 0
     assert figures["refused"] == 0
+
+
+@pytest.mark.kafka
+async def test_shared_updates_lose_nothing_and_careless_writes_do(bootstrap: str) -> None:
+    figures = await sharing.updates(bootstrap, 5, 8, 4)
+    assert figures["lost_updates"] == 0
+    assert 0 < figures["last_write_wins_lost"] < 32
+    assert figures.keys() >= {"bench", "shared_updates_per_s", "update_p50_ms", "client_update_p50_ms"}
+
+
+@pytest.mark.kafka
+async def test_every_write_of_state_is_seen_becoming_durable(bootstrap: str) -> None:
+    figures = await sharing.acknowledged(bootstrap, 20)
+    assert figures["writes"] == 40  # the warm-up's too
+    assert figures["write_ack_p50_ms"] >= figures["transaction_p50_ms"]
 
 
 def test_cases_are_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import orjson
@@ -91,9 +92,12 @@ def value_of(cluster: Cluster, invocation: str) -> Any:
     return orjson.loads(result.value or b"null")
 
 
-def ask(cluster: Cluster, key: str, what: str, number: int = 0, **fields: Any) -> Any:
+NUMBERS = count()
+
+
+def ask(cluster: Cluster, key: str, what: str, **fields: Any) -> Any:
     """Ask a keeper and wait for what it returns."""
-    identity = cluster.invoke(keeper, Order(key=key, what=what, **fields), f"{what}-{number}-{len(cluster.writes)}")
+    identity = cluster.invoke(keeper, Order(key=key, what=what, **fields), f"{what}-{next(NUMBERS)}")
     cluster.settle()
     return value_of(cluster, identity)
 
@@ -173,6 +177,21 @@ def test_updates_that_wait_in_one_shard_go_together():
 
 def sent(cluster: Cluster) -> list[Any]:
     return [decode(write.value or b"") for write in cluster.writes if write.kind == "inbox"]
+
+
+def test_the_next_update_of_a_record_tries_with_what_was_known_last():
+    cluster = Cluster(app, 2)
+    where, key = cluster.key_in(1, record), cluster.key_in(0)
+    assert ask(cluster, key, "bump", record=where) == 1
+    cluster.writes.clear()
+    assert ask(cluster, key, "bump", record=where) == 2
+    assert [record.operation for record in sent(cluster)] == ["write", "write"]  # the request and its outcome
+    cluster.tell(1, from_desk(where, b"10", "1"))
+    cluster.writes.clear()
+    assert ask(cluster, key, "bump", record=where, attempts=1) == 11
+    assert [record.status for record in sent(cluster) if hasattr(record, "status")] == ["conflict", "ok"]
+    cluster.tell(1, from_desk(where, b"0", "2"))
+    assert ask(cluster, key, "take", record=where) == "overdrawn: nothing left"
 
 
 def test_an_update_gives_up_when_others_came_first_so_many_times():
