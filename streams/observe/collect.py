@@ -122,6 +122,8 @@ def _spread(*several: Distributions) -> Iterator[Sample]:
 def _shards(role: ShardRole) -> Iterator[Sample]:
     yield Sample(m.DEAD_LETTERS, role.measures.set_aside, ("shards",))
     yield from _spread(*role.measures.distributions)
+    for labels, count in sorted(role.measures.fallbacks.items()):
+        yield Sample(m.FALLBACKS, count, labels)
     for state in role.breakers.states():
         yield from _breaker("shards", state.dependency, state.phase)
     for number, processor in sorted(role.processors.items()):
@@ -156,6 +158,17 @@ def _tools(role: ToolRole) -> Iterator[Sample]:
     for guard in role.guards.values():
         yield from _guard("tools", guard)
     yield from _spread(role.attempts)
+    yield Sample(m.TOOL_OVERFLOWED, role.queue.overflowed)
+    execution = role.execution
+    for (tool, outcome), count in sorted(execution.counts.items()):
+        yield Sample(m.TOOL_CALLS, count, (tool, outcome))
+    for tool, places in execution.places.items():
+        yield Sample(m.TOOL_RUNNING, places.taken, (tool,))
+        yield Sample(m.TOOL_WAITING, places.waiting, (tool,))
+        yield Sample(m.TOOL_RETRIES_DENIED, execution.budgets[tool].denied, (tool,))
+    for metric, counts in ((m.TOOL_UNKNOWN, execution.unknown), (m.TOOL_ABANDONED, role.threads.abandoned)):
+        for tool, count in sorted(counts.items()):
+            yield Sample(metric, count, (tool,))
 
 
 def _llm(role: LlmRole) -> Iterator[Sample]:

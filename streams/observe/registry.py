@@ -190,6 +190,9 @@ SHARD_REPLAYED = Metric(
 SHARD_SHORT_CIRCUITED = Metric(
     "counter", "calls", "Answered by their fallback without being sent, because a breaker is open",
     "streams_shard_short_circuited_calls", SHARD)
+FALLBACKS = Metric(
+    "counter", "steps", "Of handlers, answered by the fallback of their tool or model, by what had gone wrong",
+    "streams_fallbacks", ("kind", "name", "cause"))
 SHARD_IGNORED = Metric(
     "counter", "records", "Came for an invocation or a step that no longer waits for them",
     "streams_shard_ignored_records", SHARD)
@@ -218,6 +221,27 @@ QUEUE_PARTITIONS = Metric(
 TOOL_ATTEMPT_SECONDS = Metric(
     "histogram", "seconds", "One attempt of a tool in its worker; failed is what counts for the breaker, or ok",
     "streams_tool_attempt_seconds", ("tool", "outcome"), LONG_S)
+TOOL_CALLS = Metric(
+    "counter", "calls", "Answered by this worker, by what became of them: the result's status, or why it failed",
+    "streams_tool_calls", ("tool", "outcome"))
+TOOL_RUNNING = Metric(
+    "gauge", "calls", "Of the tool, that have one of its places in this worker",
+    "streams_tool_running_calls", ("tool",))
+TOOL_WAITING = Metric(
+    "gauge", "calls", "Of the tool, that wait in this worker for one of its places",
+    "streams_tool_waiting_calls", ("tool",))
+TOOL_OVERFLOWED = Metric(
+    "gauge", "calls", "Beyond their tool's share of the look-ahead, waiting in the overflow lanes of this worker",
+    "streams_tool_overflowed_calls")
+TOOL_UNKNOWN = Metric(
+    "gauge", "calls", "That wait because this worker does not have their tool: deploy it",
+    "streams_tool_unknown_calls", ("tool",))
+TOOL_ABANDONED = Metric(
+    "gauge", "threads", "Of the tool, that have not returned although nobody waits for them",
+    "streams_tool_abandoned_threads", ("tool",))
+TOOL_RETRIES_DENIED = Metric(
+    "counter", "retries", "And hedges of the tool, not made because its budget of retries was used up",
+    "streams_tool_denied_retries", ("tool",))
 
 # -- breakers ----------------------------------------------------------------------------------------------------------
 BREAKER_PHASE = Metric(

@@ -96,7 +96,8 @@ class ToolResult:
     Attributes:
         status: `ok` (value is the JSON of what it returned), `raised` (an error that the tool declares; crosses to
             the agent), `invalid` (arguments that do not fit; told to the agent), `failed` (the fallback applies).
-        cause: With `failed`, why: `timeout`, `error`, `interrupted`, `expired`, `open`, `unencodable`, `cancelled`.
+        cause: With `failed`, why: `timeout`, `error`, `interrupted`, `expired`, `open`, `unencodable`,
+            `throttled`, `cancelled`.
         elapsed_s: Seconds in the tool, all attempts together.
     """
 

@@ -7,6 +7,7 @@ write into a record (an agent that does not exist) is counted as `other`.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Container
 
 from streams.agents.run import Request
@@ -24,6 +25,7 @@ class ShardMeasures:
 
     Attributes:
         set_aside: Records that went to dead-letters.
+        fallbacks: Steps that a fallback answered, by kind, name and cause.
     """
 
     def __init__(self, agents: Container[str] | None = None) -> None:
@@ -36,6 +38,7 @@ class ShardMeasures:
         self._written = Distributions(m.TRANSACTION_RECORDS)
         self._batches = Distributions(m.BATCH_RECORDS)
         self.set_aside = 0
+        self.fallbacks: Counter[tuple[str, str, str]] = Counter()
 
     @property
     def distributions(self) -> tuple[Distributions, ...]:
@@ -70,6 +73,8 @@ class ShardMeasures:
         spread = self._steps[kind, name, "degraded" if completion.degraded else completion.status]
         spread.counts[bisect_left(spread.bounds, took_s)] += 1  # `add`, without its call: there are many steps
         spread.total += took_s
+        if completion.degraded and kind != "child":
+            self.fallbacks[kind, name, completion.cause] += 1
 
     def transaction(self, seconds: float, records: int) -> None:
         """Count a committed transaction."""

@@ -133,6 +133,7 @@ class Runner:
             except (Exception, SystemExit) as error:
                 cause, error_type, message = "error", type(error).__name__, str(error)
                 throttled = isinstance(error, Throttled)
+                cause = "throttled" if throttled else "error"
                 asked_s = error.retry_after_s if isinstance(error, Throttled | Unavailable) else 0.0
             else:
                 terms.observe(Attempt(False, self._clock() - began))

@@ -32,9 +32,11 @@ from streams.records.load import Load, Queue
 from streams.records.steps import LlmResult
 from streams.shards.effects import Counters
 from streams.shards.measures import ShardMeasures
+from streams.tools.retry_budget import RetryBudget
 
 INVOCATION = Invocation("dispute", "c-1", "k", b"", submitted_at_ms=100_000, deadline_ms=900_000)
 COMPLETION = Completion(1, "child", "refund/c-7", "ok", 101.2, 0, degraded=True)
+FALLEN_BACK = Completion(2, "tool", "crm", "ok", 101.2, 0, degraded=True, cause="timeout")
 NO_FUTURE: Any = None
 LAG = PartitionLag(3, 40, Load(90_000, working=5, queued=2), 12.5, 9.0, 4.0, None, 0.5)
 REPORT = LagReport(
@@ -61,6 +63,7 @@ def measured():
     it = ShardMeasures(("dispute",))
     it.start(INVOCATION, 100.5)
     it.step(Request(1, "child", "refund/c-7", b"", None, NO_FUTURE, 101.0), COMPLETION, 101.2)
+    it.step(Request(2, "tool", "crm", b"", None, NO_FUTURE, 101.0), FALLEN_BACK, 101.2)
     it.end(RESULT)
     it.end(replace(RESULT, agent="made-up-by-a-producer", status="failed"))
     it.transaction(0.004, 12)
@@ -77,7 +80,7 @@ def shards(**processors):
 
 
 def queue(partitions=(0, 1), open_calls=3):
-    return SimpleNamespace(open_calls=open_calls, working=frozenset(partitions), set_aside=4)
+    return SimpleNamespace(open_calls=open_calls, working=frozenset(partitions), set_aside=4, overflowed=9)
 
 
 def guard(dependency):
@@ -88,6 +91,22 @@ def tripped(dependency):
     it = guard(dependency)
     it.record(it.admit(0), True, 0.01, 0, "TimeoutError")
     return it
+
+
+def tools(attempts):
+    budget = RetryBudget(0.0, 0.0, 0.0)
+    while budget.spend(0.0):
+        pass
+    execution = SimpleNamespace(
+        counts=Counter({("crm", "timeout"): 6}),
+        places={"crm": SimpleNamespace(taken=2, waiting=5)},
+        budgets={"crm": budget},
+        unknown=Counter({"tomorrow": 1}),
+    )
+    return SimpleNamespace(
+        queue=queue(), guards={"tool:crm": tripped("tool:crm")}, attempts=attempts, execution=execution,
+        threads=SimpleNamespace(abandoned=Counter({"legacy": 3})),
+    )  # fmt: skip
 
 
 def every_role():
@@ -101,7 +120,7 @@ def every_role():
     status = PoolStatus("fast", 4, 2, 1.5, "", (key,), PoolCounts(sent=9, throttled=1))
     return {
         "shards": shards(p0=processor(accepted=10, finished={"succeeded": 8, "failed": 1}), p3=processor()),
-        "tools": SimpleNamespace(queue=queue(), guards={"tool:crm": tripped("tool:crm")}, attempts=attempts),
+        "tools": tools(attempts),
         "llm": SimpleNamespace(
             queue=queue(),
             measures=answers,
@@ -146,6 +165,14 @@ def scraped():
         ("streams_breaker_phase", {"role": "memory", "dependency": "postgres", "phase": "closed"}, 1),
         ("streams_breaker_phase", {"role": "shards", "dependency": "tool:bank", "phase": "open"}, 1),
         ("streams_tool_attempt_seconds_sum", {"tool": "crm", "outcome": "failed"}, 5),
+        ("streams_tool_calls_total", {"tool": "crm", "outcome": "timeout"}, 6),
+        ("streams_tool_running_calls", {"tool": "crm"}, 2),
+        ("streams_tool_waiting_calls", {"tool": "crm"}, 5),
+        ("streams_tool_overflowed_calls", {}, 9),
+        ("streams_tool_unknown_calls", {"tool": "tomorrow"}, 1),
+        ("streams_tool_abandoned_threads", {"tool": "legacy"}, 3),
+        ("streams_tool_denied_retries_total", {"tool": "crm"}, 1),
+        ("streams_fallbacks_total", {"kind": "tool", "name": "crm", "cause": "timeout"}, 1),
         ("streams_llm_key_out", {"pool": "fast", "key": "fast/1"}, 1),
         ("streams_llm_tokens_total", {"pool": "fast", "direction": "input"}, 90),
         ("streams_llm_held_seconds_sum", {"pool": "fast"}, 0.2),

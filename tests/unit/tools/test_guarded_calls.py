@@ -103,7 +103,7 @@ def test_a_throttled_tool_holds_its_other_calls_too():
     async def scenario() -> None:
         worker = Worker(lambda number: fail(Throttled("slow down"))(number) if number == 1 else number, attempts=1)
         first = await worker.call()
-        assert (first.cause, first.error_type) == ("error", "Throttled")
+        assert (first.cause, first.error_type) == ("throttled", "Throttled")
         assert (await worker.call()).status == "ok"
         assert worker.calls[1] - worker.calls[0] >= 1
 
