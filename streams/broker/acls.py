@@ -21,7 +21,7 @@ _GROUPS: dict[Role, tuple[str, ...]] = {
     "memory": ("memory", "memory-sink"),
     "control": ("control",),
 }
-_TRANSACTIONS: dict[Role, str] = {"shards": "shard", "tools": "claims", "control": "control"}
+_TRANSACTIONS: dict[Role, str] = {"shards": "shard", "tools": "claims", "llm": "llm", "control": "control"}
 """Rings of producers are named `<namespace>-<word>-<partition>-<number>`."""
 
 _MEANS: dict[str, str] = {

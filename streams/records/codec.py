@@ -19,7 +19,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from streams.errors import CodecError, UnknownSchema
-from streams.records import control, invocations, journal, signals, state, steps
+from streams.records import allotments, control, invocations, journal, signals, state, steps
 from streams.records.avro import schema_of
 from streams.records.compiled import compile_decoder, compile_encoder, compile_init
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 RECORDS: tuple[type[Any], ...] = tuple(
     record
-    for module in (invocations, signals, steps, state, journal, control)
+    for module in (invocations, signals, steps, state, journal, control, allotments)
     for record in vars(module).values()
     if dataclasses.is_dataclass(record) and isinstance(record, type) and record.__module__ == module.__name__
 )

@@ -72,6 +72,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("limits", "pool or tenant", "compact", ("operators",), ("llm",), "single"),
         TopicKind("usage", "window, shard, tenant and model", "compact-long", ("llm",), ("llm", "clients", "operators"), "single"),
         TopicKind("pools", "pool and reporter", "short", ("llm",), ("clients", "operators"), "single"),
+        TopicKind("allotments", "pool", "short", ("llm",), ("llm",), "single"),
         TopicKind("dead-letters", "original key", "long", ("clients", "shards", "tools", "llm", "memory"), ("operators",), size="dead-letter"),
     )
 }  # fmt: skip

@@ -1,0 +1,59 @@
+"""What a dispatcher may use of a pool that it shares with others, and until when. Pure; the other side is `budget`."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from streams.llm.budget import Parts, unpack
+from streams.llm.limits import NOTHING
+from streams.records.allotments import LlmAllotments
+
+STOP_EARLY = 0.1
+"""Share of a lease at the end of which no call starts any more, so that what is sent arrives before it is over."""
+
+SENT_DEMANDS = 1_024
+
+
+class Lease:
+    """The allotment of this dispatcher.
+
+    Args:
+        holder: Its name.
+        keys: How many keys the pool has.
+    """
+
+    def __init__(self, holder: str, keys: int) -> None:
+        self._holder = holder
+        self._keys = keys
+        self._sent: OrderedDict[int, float] = OrderedDict()
+        self._number = 0
+        self._parts: Parts = (NOTHING,) * keys
+        self.applied = 0
+        """Number of the allotments that it goes by."""
+        self.until = -math.inf
+        """When no call may start any more."""
+
+    def ask(self, now: float) -> int:
+        """Return the number of a demand that is sent now."""
+        self._number += 1
+        self._sent[self._number] = now
+        while len(self._sent) > SENT_DEMANDS:
+            self._sent.popitem(last=False)
+        return self._number
+
+    def take(self, allotments: LlmAllotments) -> None:
+        """Go by new allotments; those that are older than what it goes by are ignored."""
+        if allotments.number <= self.applied:
+            return
+        self.applied = allotments.number
+        answered = allotments.answers.get(self._holder)
+        if answered is None:
+            return
+        self._parts = unpack(allotments.parts[self._holder], self._keys)
+        if (asked_at := self._sent.get(answered)) is not None:
+            self.until = max(self.until, asked_at + allotments.lease_s * (1 - STOP_EARLY))
+
+    def parts(self, now: float) -> Parts:
+        """Return what may be used now."""
+        return self._parts if now < self.until else (NOTHING,) * self._keys
