@@ -71,6 +71,14 @@ class OwnedQueue:
         """Partitions whose calls are being read."""
         return frozenset(number for number, partition in self._partitions.items() if partition.ready)
 
+    async def confirm(self) -> None:
+        """Prove that this process still owns what it works on.
+
+        Raises:
+            OwnershipLost: It does not.
+        """
+        await self._membership.confirm()
+
     async def run(self) -> None:
         """Join the group and work until cancelled."""
         async with self._broker.producer() as producer:

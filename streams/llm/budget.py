@@ -100,6 +100,11 @@ class Budget:
         self._shares: dict[str, float] = {}
         self._number = 0
 
+    def set_keys(self, keys: Sequence[KeySize]) -> None:
+        """Divide what the keys allow now; there are as many as before."""
+        self._keys = tuple(keys)
+        self._division.keys = self._keys
+
     @property
     def number(self) -> int:
         """Of the latest allotments."""
@@ -114,8 +119,8 @@ class Budget:
         self._number = max(self._number, last.number)
         terms = Terms(max(last.lease_s, self._terms.lease_s), max(last.call_s, self._terms.call_s))
         until = now - max(0.0, age_s) + terms.lease_s
-        for name, flat in last.in_use.items():
-            parts = unpack(flat, len(self._keys))
+        for index, name in enumerate(last.holders):
+            parts = unpack(last.in_use, last.keys, index, len(self._keys))
             self._holders[name] = _Holder(grants=[_Grant(last.number, parts, until, until + terms.call_s)])
 
     def hear(self, demand: LlmDemand, now: float) -> None:
@@ -150,15 +155,16 @@ class Budget:
         wanted = self._division.divide(self._claims(alive), now)
         self._number += 1
         changed = self._fit(wanted, now)
-        in_use = {name: holder.in_use(len(self._keys), now) for name, holder in self._holders.items()}
         return LlmAllotments(
             self._pool,
             self._number,
             self._terms.lease_s,
             self._terms.call_s,
-            {name: demand.number for name, demand in alive.items()},
-            {name: pack(self._holders[name].grants[-1].parts) for name in alive},
-            {name: pack(parts) for name, parts in in_use.items()},
+            len(self._keys),
+            tuple(self._holders),
+            tuple(alive[name].number if name in alive else 0 for name in self._holders),
+            pack(holder.grants[-1].parts for holder in self._holders.values()),
+            pack(holder.in_use(len(self._keys), now) for holder in self._holders.values()),
             machine,
             at_s,
         ), changed
@@ -247,16 +253,23 @@ def _from(grants: list[_Grant], applied: int) -> list[_Grant]:
     return grants[first:]
 
 
-def pack(parts: Iterable[Part]) -> tuple[float, ...]:
-    """Return parts as a record has them."""
+def pack(each: Iterable[Parts]) -> tuple[float, ...]:
+    """Return the parts of several dispatchers as a record has them."""
     flat: list[float] = []
-    for part in parts:
-        flat += (part.rate, part.burst, -1.0 if part.slots is None else float(part.slots))
+    for parts in each:
+        for part in parts:
+            flat += (part.rate, part.burst, -1.0 if part.slots is None else float(part.slots))
     return tuple(flat)
 
 
-def unpack(flat: Sequence[float], keys: int) -> Parts:
-    """Return the parts that a record has; of keys that it does not know, all, for who knows what is used of them."""
-    triples = zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
+def unpack(flat: Sequence[float], recorded: int, index: int, keys: int) -> Parts:
+    """Return the parts that a record has of the dispatcher at *index*.
+
+    Args:
+        recorded: Keys that the record has.
+        keys: Keys that the pool has here. Of those that the record does not know, all: who knows what is used of them.
+    """
+    mine = flat[index * recorded * 3 : (index + 1) * recorded * 3]
+    triples = zip(mine[0::3], mine[1::3], mine[2::3], strict=True)
     parts = [Part(rate, burst, None if slots < 0 else int(slots)) for rate, burst, slots in triples]
     return tuple(parts[:keys] + [WHOLE] * (keys - len(parts)))

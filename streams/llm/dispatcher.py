@@ -20,7 +20,6 @@ from streams.errors import BudgetExceeded
 from streams.llm.bucket import NeverFits
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.letting_go import LettingGo
-from streams.llm.limits import Part
 from streams.llm.pool import Pool
 from streams.llm.provider_errors import Refused, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
@@ -124,13 +123,6 @@ class Dispatcher:
     def drain(self, now_ms: int) -> tuple[OutcomeDigest, ...]:
         """Return what the endpoints did since the last call, for the `outcomes` topic."""
         return tuple(digest for pool in self.pools.values() for digest in pool.guard.drain(now_ms))
-
-    def share(self, part: float) -> None:
-        """Use only a part of every limit: other processes use the rest."""
-        for pool in self.pools.values():
-            concurrency = pool.settings.concurrency or pool.settings.connections
-            slots = max(1, int(concurrency * part)) if part < 1 else None
-            pool.allot([Part(part, 1.0, slots)] * len(pool.secrets))
 
     def _route(self, pool: Pool) -> list[tuple[Pool, bool]]:
         """Return which pools are asked one after the other, and whether a pool that is down is waited for."""

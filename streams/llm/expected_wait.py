@@ -41,5 +41,5 @@ def expected_wait_s(held: int, sample: Sequence[Usage], keys: Sequence[KeyStatus
         places = sum(key.concurrency or 0 for key in keys)
         free = places - sum(key.running for key in keys)
         if ahead > free:
-            wait = max(wait, (ahead - free) / places * mean_call_s)
+            wait = max(wait, (ahead - free) / places * mean_call_s if places else math.inf)
     return wait

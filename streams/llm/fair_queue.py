@@ -63,6 +63,7 @@ class _Tenant(Generic[T]):
     weight: float
     counter: float
     held: int = 0
+    tokens: int = 0
     running: int = 0
     lines: dict[int, _Line[T]] = field(default_factory=dict)
 
@@ -111,6 +112,7 @@ class FairQueue(Generic[T]):
         if not tenant.held:
             tenant.counter = max(tenant.counter, self._virtual)
         tenant.held += 1
+        tenant.tokens += held.size
         held.added = now
         self._held[held] = None
         number = next(self._numbers)
@@ -134,6 +136,7 @@ class FairQueue(Generic[T]):
         del self._held[held]
         tenant = self._tenants[held.tenant]
         tenant.held -= 1
+        tenant.tokens -= held.size
         line = tenant.lines[held.size.bit_length()]
         line.left += 1
         # What leaves from the middle stays where it is until it comes up; not for ever.
@@ -195,9 +198,16 @@ class FairQueue(Generic[T]):
         """Return the request that was added first."""
         return next(iter(self._held), None)
 
-    def by_tenant(self) -> dict[str, int]:
-        """Return how many requests each tenant has here."""
-        return {tenant.name: tenant.held for tenant in self._tenants.values() if tenant.held}
+    def waiting(self) -> dict[str, int]:
+        """Return the tokens that wait, by tenant; those of most first."""
+        found = [tenant for tenant in self._tenants.values() if tenant.held]
+        return {tenant.name: tenant.tokens for tenant in sorted(found, key=lambda one: -one.tokens)}
+
+    def served_elsewhere(self, name: str, tokens: int) -> None:
+        """Count what others have served of a tenant that waits here too; one that does not owes nothing here."""
+        tenant = self._tenants.get(name)
+        if tenant is not None and tenant.held:
+            tenant.counter += tokens / tenant.weight
 
     def _tenant(self, name: str) -> _Tenant[T]:
         tenant = self._tenants.get(name)

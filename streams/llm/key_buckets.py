@@ -77,12 +77,21 @@ class KeyBuckets:
         now: The clock's time, in seconds.
         full: Start with full buckets. False where the past is unknown: after a restart, or with a new allotment.
         follow: What provider headers may change.
+        connections: Calls that may be open at once from here, whatever the provider allows; None for any number.
     """
 
     def __init__(
-        self, key_name: str, limits: KeyLimits, now: float, *, full: bool = True, follow: Follow = "down"
+        self,
+        key_name: str,
+        limits: KeyLimits,
+        now: float,
+        *,
+        full: bool = True,
+        follow: Follow = "down",
+        connections: int | None = None,
     ) -> None:
         self.key_name = key_name
+        self._connections = connections
         self._limits = limits
         self._follow = follow
         self._part = WHOLE
@@ -116,6 +125,11 @@ class KeyBuckets:
             else:
                 ready = math.inf
         return ready if self.has_slot else math.inf
+
+    @property
+    def limits(self) -> KeyLimits:
+        """What the provider allows."""
+        return self._limits
 
     @property
     def has_slot(self) -> bool:
@@ -253,8 +267,8 @@ class KeyBuckets:
 
     @property
     def _most_running(self) -> int | None:
-        most, slots = self._limits.concurrency, self._part.slots
-        return most if slots is None else slots if most is None else min(most, slots)
+        bounds = (self._limits.concurrency, self._part.slots, self._connections)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def _bucket(self, quantity: Quantity, now: float, full: bool) -> TokenBucket:
         what = f"{quantity.replace('_', ' ')} (key {self.key_name!r})"

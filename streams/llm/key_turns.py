@@ -56,15 +56,15 @@ class KeyDivision:
     """Divides the keys of a pool; remembers whose turn it is."""
 
     def __init__(self, keys: Sequence[KeySize]) -> None:
-        self._keys = tuple(keys)
-        self._turns = [_Turns() for _ in self._keys]
+        self.keys = tuple(keys)
+        self._turns = [_Turns() for _ in self.keys]
 
     def divide(self, claims: Mapping[str, Claim], now: float) -> dict[str, tuple[Part, ...]]:
         """Return the part of each key that each dispatcher should have, in all no more than the whole."""
         parts: dict[str, list[Part]] = {name: [] for name in claims}
         given = dict.fromkeys(claims, 0)
         carry = dict.fromkeys(claims, 0.0)
-        for key, turns in zip(self._keys, self._turns, strict=True):
+        for key, turns in zip(self.keys, self._turns, strict=True):
             users = self._users(key, turns, claims, given, now)
             total = sum(claims[name].share for name in users)
             needed = sum(claims[name].need for name in users)

@@ -47,11 +47,13 @@ class Lease:
         if allotments.number <= self.applied:
             return
         self.applied = allotments.number
-        answered = allotments.answers.get(self._holder)
-        if answered is None:
+        if self._holder not in allotments.holders:
             return
-        self._parts = unpack(allotments.parts[self._holder], self._keys)
-        if (asked_at := self._sent.get(answered)) is not None:
+        index = allotments.holders.index(self._holder)
+        if not allotments.answers[index]:
+            return  # the scheduler has not heard of it yet, and only counts what it may be using
+        self._parts = unpack(allotments.parts, allotments.keys, index, self._keys)
+        if (asked_at := self._sent.get(allotments.answers[index])) is not None:
             self.until = max(self.until, asked_at + allotments.lease_s * (1 - STOP_EARLY))
 
     def parts(self, now: float) -> Parts:

@@ -26,7 +26,7 @@ from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.llm.prices import FREE, Price
 from streams.llm.provider_errors import ProviderError, Refused, Throttled, Unauthorized, Unavailable, redact
 from streams.llm.providers import OnText, Provider
-from streams.llm.scheduler import Scheduler
+from streams.llm.scheduler import Grant, Scheduler
 from streams.llm.settings import PoolSettings
 from streams.llm.turn import Down, Expired, Turn, Waiter
 from streams.llm.usage import Usage
@@ -79,11 +79,22 @@ class Pool:
     _last_words: str = field(init=False, default="")
     _looks_at: float = field(init=False, default=0.0)
     _why_down: str = field(init=False, default="")
+    _allotted_until: float = field(init=False, default=math.inf)
+
+    waits: Callable[[], None] = field(init=False, default=lambda: None)
+    """Called when a request begins to wait."""
 
     def __post_init__(self) -> None:
         start, follow, limits = self.clock(), self.settings.follow_headers, self.settings.key_limits()
         keys = [
-            KeyBuckets(f"{self.name}/{number}", limits, start, full=self.settings.start_full, follow=follow)
+            KeyBuckets(
+                f"{self.name}/{number}",
+                limits,
+                start,
+                full=self.settings.start_full,
+                follow=follow,
+                connections=self.settings.connections,
+            )
             for number in range(1, len(self.secrets) + 1)
         ]
         self._scheduler = Scheduler(keys, self.weights)
@@ -115,11 +126,13 @@ class Pool:
         held = Held(Waiter(future, hold_s), tenant, priority, estimate, arrived, deadline)
         self._scheduler.add(held, now)
         self.pump()
-        if self._why_down and hold_s <= 0 and not future.done():
-            self._scheduler.remove(held)
-            raise Down(self._why_down)
+        if not future.done():
+            if self._why_down and hold_s <= 0:
+                self._scheduler.remove(held)
+                raise Down(self._why_down)
+            self.waits()
         try:
-            return await future
+            given = await future
         except asyncio.CancelledError:
             self._scheduler.remove(held)
             if not future.cancelled() and future.exception() is None:
@@ -128,6 +141,12 @@ class Pool:
                 self.guard.abandon(given.admitted, int(self.now() * 1000))
                 self.pump()
             raise
+        if self.clock() < self._allotted_until:
+            return given
+        # The process stood still between its turn and now, and others use meanwhile what was allotted to it.
+        self.guard.abandon(given.admitted, int(self.now() * 1000))
+        self.give_back(given)
+        return await self.turn(tenant, priority, estimate, arrived=arrived, deadline=deadline, hold_s=hold_s)
 
     def give_back(self, turn: Turn) -> None:
         """Make no call after all. A breaker's probe that comes back so is leased again when its time is over."""
@@ -149,16 +168,18 @@ class Pool:
         grant, started = turn.grant, self.clock()
         limit_s = min(timeout_s, self.settings.timeout_s)
         used: Usage | None = None
+        unclear = True
         self.counts.sent += 1
         try:
             response = await self._complete(request, self.secrets[grant.key].get_secret_value(), limit_s, on_text)
-            used = response.usage
+            used, unclear = response.usage, False
             self._throttles[grant.key] = 0
             self._scheduler.keys[grant.key].follow(response.headers, grant.reservation, self.clock())
             self._record(turn, started)
             return response
         except ProviderError as error:
             used = self._failed(turn, error, started, cut=limit_s < self.settings.timeout_s)
+            unclear = isinstance(error, Unavailable) and error.kind == "timeout"
             raise
         except asyncio.CancelledError:
             self.guard.abandon(turn.admitted, int(self.now() * 1000))
@@ -167,8 +188,23 @@ class Pool:
             now = self.clock()
             self.counts.ended += 1
             self.counts.busy_s += now - started
-            self._scheduler.settle(grant, used, now)
+            if unclear and self.settings.concurrency is not None:
+                self._end_later(grant, started + self.settings.abandoned_s - now)
+            else:
+                self._scheduler.settle(grant, used, now)
             self.pump()
+
+    def _end_later(self, grant: Grant[Waiter], left_s: float) -> None:
+        """Keep the place of a call that was given up here as long as it may be going on at the provider."""
+
+        def end() -> None:
+            self._scheduler.settle(grant, None, self.clock())
+            self.pump()
+
+        if left_s > 0:
+            asyncio.get_running_loop().call_later(left_s, end)
+        else:
+            end()
 
     def pump(self) -> None:
         """Give a turn to every request that can have one now, and come back when the next one can."""
@@ -196,10 +232,20 @@ class Pool:
         self._scheduler.change(limits, self.clock(), key)
         self.pump()
 
-    def allot(self, parts: Sequence[Part]) -> None:
-        """Use only these parts of the keys' limits, one for each key: other processes use the rest."""
+    def allot(self, parts: Sequence[Part], until: float = math.inf) -> None:
+        """Use only these parts of the keys' limits, one for each key, because other processes use the rest.
+
+        Args:
+            until: By the clock, when no call may start any more. What the buckets have left then is lost.
+        """
+        self._allotted_until = until
         self._scheduler.allot(parts, self.clock())
         self.pump()
+
+    @property
+    def scheduler(self) -> Scheduler[Waiter]:
+        """What waits, runs, and is left; for those who look on."""
+        return self._scheduler
 
     def status(self) -> PoolStatus:
         """Return what is held, what runs, and what is left of each limit."""
@@ -229,6 +275,8 @@ class Pool:
 
     def _give_turns(self, now: float) -> float:
         """Return when to try again."""
+        if now >= self._allotted_until:
+            return math.inf
         scheduler = self._scheduler
         while len(scheduler):
             if not scheduler.usable_keys(now):

@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from streams.broker.owned_queue import OwnedQueue, QueuePlan, Session
 from streams.broker.port import Broker, LogRecord, Message, Partition
 from streams.broker.table import Table
 from streams.errors import CodecError
+from streams.llm.allotments import Allotments, boot_of_this_machine
 from streams.llm.dispatcher import Dispatcher
 from streams.llm.function import load_function
 from streams.llm.letting_go import LettingGo
@@ -62,6 +63,7 @@ class LlmRole:
         instance_id: Makes the membership static: restarted with the same one, it keeps its partitions.
         providers: By pool, in place of the official clients.
         now: Time of day in seconds since the epoch; *clock* is one that only grows.
+        machine: Which machine's boot *clock* counts from; this one's if None.
 
     Attributes:
         usage: What was used since the process began, by tenant and model.
@@ -82,6 +84,7 @@ class LlmRole:
         providers: Mapping[str, Provider] | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        machine: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
         given = dict(providers or {})
@@ -139,6 +142,18 @@ class LlmRole:
             history_s=catalogue.history_s,
             max_open=settings.max_held,
         )
+        self._allotments = Allotments(
+            broker,
+            catalogue,
+            settings,
+            self._pools,
+            holder=f"{reporter}-{self._random.getrandbits(48):012x}",
+            confirm=lambda: self.queue.confirm(),
+            clock=clock,
+            now=now,
+            machine=boot_of_this_machine() if machine is None else machine,
+            random=self._random,
+        )
         self.queue = _Queue(
             self._let_go, broker, plan, self._open, instance_id=instance_id, drain_s=settings.drain_s, now=now
         )
@@ -158,9 +173,11 @@ class LlmRole:
             limits.on_record(self._follow_limit)
             await stack.enter_async_context(limits)
             await limits.wait_loaded()  # limits that an operator lowered must hold from the first call on
+            stack.push_async_callback(self._allotments.leave, producer)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._meter.run(), name="llm usage")
                 tasks.create_task(self._work(), name="llm queue")
+                tasks.create_task(self._allotments.run(producer), name="llm sharing")
                 tasks.create_task(
                     report_pools(producer, self._catalogue, self._reports, every_s=self._settings.status_report_s),
                     name="llm pools",
@@ -208,23 +225,17 @@ class LlmRole:
     async def _open(self, partition: int) -> AsyncIterator[Session]:
         letting_go = self._owned[partition] = LettingGo()
         self._meter.own(partition)
-        self._share()
         try:
-            yield _Requests(self, partition, letting_go)
+            async with self._allotments.scheduling() if partition == 0 else nullcontext():
+                yield _Requests(self, partition, letting_go)
         finally:
             del self._owned[partition]
             self._meter.disown(partition)
-            self._share()
-
+    
     def _let_go(self, partitions: Collection[int]) -> None:
         for partition in partitions:
             if (letting_go := self._owned.get(partition)) is not None:
                 letting_go.begin()
-
-    def _share(self) -> None:
-        """Use the part of the limits that goes with the partitions owned, so that all processes keep within them."""
-        if self._owned:
-            self.dispatcher.share(len(self._owned) / self._catalogue.partitions)
 
     async def answer(self, request: LlmRequest, partition: int, letting_go: LettingGo) -> Message:
         """Return the record that answers a request."""

@@ -9,6 +9,7 @@ no size starves. After that its key is kept free for it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -66,6 +67,7 @@ class Scheduler(Generic[T]):
         self.keys = tuple(keys)
         self._out_until = [-math.inf] * len(self.keys)
         self._misfits: list[Leaver[T]] = []
+        self._served: Counter[str] = Counter()
         self._running = 0
 
     def __len__(self) -> int:
@@ -122,6 +124,7 @@ class Scheduler(Generic[T]):
         if choice.past is not None:
             choice.past.passed += held.size
         self.queue.serve(held, first=choice.past is None)
+        self._served[held.tenant] += held.size
         self._running += 1
         return Grant(held, choice.key, reservation)
 
@@ -175,6 +178,16 @@ class Scheduler(Generic[T]):
         """Use only a part of each key's limits; the rest is used by other processes."""
         for key, part in zip(self.keys, parts, strict=True):
             key.allot(part, now)
+
+    def take_served(self) -> Counter[str]:
+        """Return the tokens sent since the last time, by tenant."""
+        served, self._served = self._served, Counter()
+        return served
+
+    @property
+    def limited(self) -> bool:
+        """Whether the provider limits any key."""
+        return any(key.limits != KeyLimits() for key in self.keys)
 
     def needs(self) -> float:
         """Return what share of a key's limits the requests at the head must be able to take at once, 0 without any."""

@@ -48,6 +48,8 @@ class PoolSettings(BaseModel):
         follow_headers: Whether the provider's rate-limit headers correct the buckets: only downwards, both ways, off.
         max_output_tokens: Reserved for the answer of a request that sets no bound.
         timeout_s: For one call, streamed or not.
+        abandoned_call_s: For how long a call may go on at the provider, and count there as open, after it was given up
+            or its process died; `timeout_s` if None. Lower it where the provider ends calls whose connection is gone.
         max_hold_s: Seconds that a request is held in an outage before the model's fallback applies.
         on_outage: `hold` waits for the deadline instead.
         fallback_pools: Pools that are asked, in order, while this one cannot answer.
@@ -74,6 +76,7 @@ class PoolSettings(BaseModel):
     follow_headers: Follow = "down"
     max_output_tokens: int = Field(default=1_024, ge=1)
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    abandoned_call_s: float | None = Field(default=None, ge=0, le=3600)
     max_hold_s: float = Field(default=30.0, ge=0)
     on_outage: Literal["fallback", "hold"] = "fallback"
     fallback_pools: tuple[str, ...] = ()
@@ -87,6 +90,11 @@ class PoolSettings(BaseModel):
             raise ValueError("provider 'function' and function='module:name' go together; give both or neither")
         return self
 
+    @property
+    def abandoned_s(self) -> float:
+        """Seconds from the start of a call after which it has ended at the provider, whatever became of its caller."""
+        return self.timeout_s if self.abandoned_call_s is None else self.abandoned_call_s
+
     def key_limits(self) -> KeyLimits:
         """Return the limits of one key."""
         return KeyLimits(
@@ -94,7 +102,7 @@ class PoolSettings(BaseModel):
             tokens=self._limit(self.tokens_per_minute),
             input_tokens=self._limit(self.input_tokens_per_minute),
             output_tokens=self._limit(self.output_tokens_per_minute),
-            concurrency=self.concurrency or self.connections,
+            concurrency=self.concurrency,
         )
 
     def _limit(self, per_minute: float | None) -> Limit | None:
@@ -130,6 +138,10 @@ class LlmSettings(BaseModel):
         breaker_report_s: Time between two digests of what the endpoints did, for the fleet's breakers.
         status_report_s: Time between two reports of what each pool holds and has left, for `streams llm status`.
         tokens_flush_s: Time for which pieces of streamed answers are gathered into one record.
+        allotment_s: Seconds for which a process goes by its part of a pool that several share. When one dies, its part
+            is free after this time; when the first partition's owner dies, the others stop after it until there is a
+            new one.
+        allotment_report_s: Time between two reports of what each process has to do, by which the parts are renewed.
         drain_s: Time that calls under way have to end when a partition is given away; then they are sent again there.
     """
 
@@ -146,6 +158,8 @@ class LlmSettings(BaseModel):
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)
     status_report_s: float = Field(default=1.0, gt=0, le=60)
     tokens_flush_s: float = Field(default=0.05, gt=0, le=10)
+    allotment_s: float = Field(default=5.0, ge=1, le=600)
+    allotment_report_s: float = Field(default=1.0, gt=0, le=60)
     drain_s: float = Field(default=5.0, ge=0, le=600)
 
 

@@ -36,15 +36,17 @@ class LlmAllotments:
     """What every dispatcher may use of a model pool's limits; from the pool's scheduler to all dispatchers.
 
     A part of a key is three numbers: share of what refills, share of what can be taken at once, calls open at once (-1
-    for all). *parts* and *in_use* have the parts of all keys, one after the other.
+    for all). *parts* and *in_use* have, for each of *holders*, the parts of all keys, one after the other.
 
     Attributes:
         number: Grows with each record of the pool, over all its schedulers.
         lease_s: Seconds for which an allotment is valid from when the demand that it answers was sent.
         call_s: Seconds for which calls may go on after that.
-        answers: By dispatcher, the demand that is answered.
-        parts: By dispatcher, what it may use.
-        in_use: By dispatcher, what it may still be using, those that are gone included.
+        keys: How many keys the pool has.
+        holders: The dispatchers, those that are gone included while something of theirs may be in use.
+        answers: For each of them, the demand that is answered; 0 for one that is not heard of.
+        parts: What they may use.
+        in_use: What they may still be using.
         machine: The boot of the machine on whose clock *at_s* was read; another process there can tell its age.
         at_s: Seconds of that machine's monotonic clock.
     """
@@ -53,8 +55,10 @@ class LlmAllotments:
     number: int
     lease_s: float
     call_s: float
-    answers: dict[str, int]
-    parts: dict[str, tuple[float, ...]]
-    in_use: dict[str, tuple[float, ...]]
+    keys: int
+    holders: tuple[str, ...]
+    answers: tuple[int, ...]
+    parts: tuple[float, ...]
+    in_use: tuple[float, ...]
     machine: str
     at_s: float

@@ -31,10 +31,10 @@ from streams.llm.settings import LlmSettings
 from streams.records.topics import Catalogue
 
 async def main():
-    servers, namespace, settings = sys.argv[1:]
+    servers, namespace, settings, name = sys.argv[1:]
     broker = KafkaBroker(KafkaSettings(bootstrap_servers=servers))
     app, catalogue = App("app"), Catalogue(namespace, partitions=4)
-    await LlmRole(app, broker, catalogue, LlmSettings.model_validate_json(settings), instance_id="one").run()
+    await LlmRole(app, broker, catalogue, LlmSettings.model_validate_json(settings), instance_id=name).run()
 
 asyncio.run(main())
 """
@@ -58,8 +58,8 @@ class World:
             task.cancel()
             await asyncio.wait([task])
 
-    async def process(self, settings: LlmSettings) -> asyncio.subprocess.Process:
-        arguments = ("-c", WORKER, self.servers, self.catalogue.namespace, settings.model_dump_json())
+    async def process(self, settings: LlmSettings, name: str = "one") -> asyncio.subprocess.Process:
+        arguments = ("-c", WORKER, self.servers, self.catalogue.namespace, settings.model_dump_json(), name)
         return await asyncio.create_subprocess_exec(sys.executable, *arguments)
 
 
@@ -71,6 +71,11 @@ async def world(kafka: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wo
     yield one
     await one.broker.admin.delete_topics([plan.name for plan in one.catalogue.topics()])
     await one.broker.close()
+
+
+def pool_at(mock: MockProvider, **limits) -> PoolSettings:
+    """A pool of 20 calls at once, at a provider whose calls take 0.2 s whatever becomes of the caller."""
+    return PoolSettings(base_url=mock.base_url, model="m", concurrency=20, abandoned_call_s=0.5, **limits)
 
 
 async def test_a_crowd_at_a_limit_of_twenty_sees_no_429(world):
@@ -91,7 +96,7 @@ async def test_a_crowd_at_a_limit_of_twenty_sees_no_429(world):
 async def test_after_kill_9_nothing_is_lost_and_nothing_answered_is_sent_again(world):
     config = MockConfig(limits=Limits(concurrency=20), latency_p50_s=0.2)
     async with MockProvider(config) as mock:
-        settings = LlmSettings(pools={"fast": PoolSettings(base_url=mock.base_url, model="m", concurrency=20)})
+        settings = LlmSettings(pools={"fast": pool_at(mock)})
         requests = [request_of(n, now=time.time()) for n in range(300)]
         await publish(world.broker, world.catalogue, *requests)
         first = await world.process(settings)
@@ -114,3 +119,34 @@ async def test_after_kill_9_nothing_is_lost_and_nothing_answered_is_sent_again(w
     assert len(repeated) <= 40  # those under way, and those answered whose result was not yet in the log
     assert asked_before.total() - len(early) >= len(repeated)
     assert seen.as_json(with_ids=False)["rejected_429"] == 0
+
+
+async def test_three_processes_keep_within_one_limit_while_one_is_killed_and_one_stands_still(world):
+    limits = {"requests_per_minute": 2_400}
+    config = MockConfig(limits=Limits(**limits, concurrency=20, burst_s=2.0), latency_p50_s=0.2)
+    async with MockProvider(config) as mock:
+        settings = LlmSettings(pools={"fast": pool_at(mock, **limits, burst_s=1.5)})
+        requests = [request_of(n, now=time.time()) for n in range(500)]
+        workers = [await world.process(settings, f"w{n}") for n in range(3)]
+        try:
+            await publish(world.broker, world.catalogue, *requests)
+            await wait_for_results(world.broker, world.catalogue, 150)
+            os.kill(workers[0].pid, signal.SIGKILL)
+            await wait_for_results(world.broker, world.catalogue, 250)
+            os.kill(workers[1].pid, signal.SIGSTOP)
+            await asyncio.sleep(7.0)
+            os.kill(workers[1].pid, signal.SIGCONT)
+            wanted = {request.invocation for request in requests}
+            found = await wait_for_results(world.broker, world.catalogue, 500)
+            while {result.invocation for result in found} != wanted:
+                # A process that stood still may answer what another one has answered.
+                found = await wait_for_results(world.broker, world.catalogue, len(found) + 1)
+        finally:
+            for worker in workers:
+                if worker.returncode is None:
+                    worker.kill()
+                    await worker.wait()
+        by_status = sum((one.by_status for one in mock.stats.by_key.values()), Counter[int]())
+    assert {result.status for result in found} == {"ok"}
+    assert set(by_status) == {200}
+    assert mock.stats.max_concurrency <= 20

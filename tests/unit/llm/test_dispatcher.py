@@ -233,4 +233,4 @@ def test_limits_change_while_requests_wait():
     assert running == [2, 6, 8]
     assert (late.status, late.cause) == ("failed", "too_large")
     assert "holds 60" in late.error_message
-    assert {key.concurrency for key in keys} == {None}
+    assert {key.concurrency for key in keys} == {500}  # what is left is what this process connects
