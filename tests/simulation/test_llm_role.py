@@ -50,27 +50,29 @@ async def live(seed: int) -> None:
         drain_s=1.0,
     )
 
-    def start(number: int) -> Process:
+    def start(number: int, seat: str | None) -> Process:
         broker = SimulatedBroker(log, f"llm-{number}")
         role = LlmRole(
             App("app"), broker, catalogue, settings, now=wall, clock=loop.time, rng=Random(number),
             providers={name: FunctionProvider(endpoint) for name in settings.pools},
-            instance_id=f"i{number % 3}" if seed % 2 else None,
+            instance_id=seat,
         )  # fmt: skip
         broker.process.spawn(role.run())
         return broker.process
 
-    processes = [start(0), start(1)]
+    seats = ["i0", "i1"] if seed % 2 else [None, None]
+    processes = [start(number, seat) for number, seat in enumerate(seats)]
     requests = [request_of(n, wait_s=3_000) for n in range(REQUESTS)]
     for number in range(2, 8):
         await publish(outside, catalogue, *requests[(number - 2) * 25 : (number - 1) * 25])
         await asyncio.sleep(chance.uniform(0.2, 6.0))
-        victim = chance.choice(processes)
+        index = chance.randrange(2)
+        victim = processes[index]
         if chance.random() < 0.6:
             victim.kill_after(chance.randint(1, 300))
             await asyncio.sleep(chance.uniform(0, 3.0))
-            processes.remove(victim)
-            processes.append(start(number))
+            victim.kill()  # a seat has one member at a time
+            processes[index] = start(number, seats[index])
         else:
             victim.freeze()
             await asyncio.sleep(chance.uniform(0, 15.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import time
+import sys
 from collections import Counter
 
 import pytest
@@ -238,23 +238,30 @@ def test_every_request_leaves_exactly_once(asked, keys):
 
 def test_many_held_requests_cost_no_more_than_few():
     def cost(backlog: int) -> float:
+        """Return the calls of functions that a request takes: as good as time, and the same on a busy machine."""
         one = scheduler(KeyLimits(concurrency=8), keys=2)
         chance = random.Random(1)
         for number in range(backlog):
             one.add(held("x", chance.randint(1, 4_000), tenant=f"t{number % 97}", at=number * 1e-3), 0.0)
         running = send_all(one, 0.0)
-        best = float("inf")
-        for _ in range(5):
-            started = time.perf_counter()
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        try:
             for number in range(400):
                 one.add(held("x", chance.randint(1, 4_000), tenant=f"t{number % 97}", at=1e3 + number), 0.0)
                 one.settle(running.pop(0), None, 0.0)
                 running += send_all(one, 0.0)
-            best = min(best, time.perf_counter() - started)
-        return best / 400
+        finally:
+            sys.setprofile(None)
+        return calls / 400
 
     few, many = cost(1_000), cost(100_000)
-    assert many < 3 * few, f"{few * 1e6:.0f} us with 1,000 held, {many * 1e6:.0f} us with 100,000"
+    assert many < 1.2 * few, f"{few:.0f} calls with 1,000 held, {many:.0f} with 100,000"
 
 
 def test_tenants_without_work_are_forgotten():
