@@ -22,6 +22,7 @@ from streams.agents.signature import Arguments, CallArguments, Place, hints_of, 
 from streams.agents.state import StateShape
 from streams.declarations import (
     check_fallback,
+    check_model,
     check_name,
     check_policy,
     constant,
@@ -438,8 +439,7 @@ class App:
         self._claim("model", name, self.models, place)
         if (fallback is _MISSING) == (fallback_fn is None):
             raise MissingFallback(fallback_problem(f"model {name!r}", place, both=fallback_fn is not None))
-        if max_output_tokens < 1:
-            raise ConfigurationError(f"{place}: max_output_tokens {max_output_tokens} of model {name!r} is below 1")
+        check_model(name, pool or name, max_output_tokens, place)
         model = Model(
             name,
             pool=pool or name,
@@ -593,7 +593,8 @@ class App:
     def lanes(self) -> dict[str, tuple[str, ...]]:
         """Return the lanes that the declarations ask for, by kind of topic."""
         tools = tuple(sorted({tool.policy.lane for tool in self.tools.values() if tool.policy.lane}))
-        return {"tool-calls": tools} if tools else {}
+        pools = tuple(sorted({model.pool for model in self.models.values()}))
+        return {kind: lanes for kind, lanes in (("tool-calls", tools), ("llm-requests", pools)) if lanes}
 
     def _claim(self, what: str, name: str, taken: dict[str, Any], place: Place) -> None:
         check_name(what, name, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,8 @@ from streams.agents.signature import Place, explain, hints_of
 from streams.errors import ConfigurationError
 from streams.records.ids import check_part
 from streams.tools.tool import ToolPolicy
+
+_LANE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def import_extra(extra: str, module: str) -> Any:
@@ -35,6 +38,17 @@ def check_name(what: str, name: str, place: Place) -> None:
         check_part(f"{what} name", name)
     except Exception as error:
         raise ConfigurationError(f"{place}: {error}") from None
+
+
+def check_model(name: str, pool: str, max_output_tokens: int, place: Place) -> None:
+    """Raise `ConfigurationError` for a model whose bound or pool cannot be; a pool's name ends that of its topic."""
+    if max_output_tokens < 1:
+        raise ConfigurationError(f"{place}: max_output_tokens {max_output_tokens} of model {name!r} is below 1")
+    if not _LANE.fullmatch(pool):
+        raise ConfigurationError(
+            f"{place}: the pool of model {name!r} is {pool!r}, which a topic's name cannot carry; give pool= with "
+            "letters, digits, '-', '_' and '.', 100 of them at most"
+        )
 
 
 def fallback_problem(what: str, place: Place, *, both: bool) -> str:

@@ -192,7 +192,7 @@ class OwnedPartition:
     def _room_in(self, source: Partition) -> int:
         """Return how many records of a topic may be read now."""
         if self._shares is None:
-            return self._plan.max_open - self._total
+            return self._plan.max_open - self._open[source.topic]
         lot = self._shares.alone(source.topic)
         return self._room_of(lot) if lot else BITE
 
@@ -207,7 +207,7 @@ class OwnedPartition:
         for record in records:
             mark.take(record.offset)
             if shares is None or lane is None:
-                self._start(source, record, "")
+                self._start(source, record, source.topic)
             elif lane.was_moved(record):
                 mark.finish(record.offset)
             elif (lot := shares.lot(record)) and not shares.alone(source.topic) and lane.takes(lot):

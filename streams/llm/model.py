@@ -137,8 +137,8 @@ class ChatSpec(Generic[T]):
 
     @property
     def lane(self) -> str:
-        """Lane of the pool's requests; by default all pools share the base topic."""
-        return ""
+        """Lane of the pool's requests, so that a pool at its limit stands in no other one's way."""
+        return self.model.pool
 
     def resolve(self, completion: Completion) -> Reply[Any]:
         """Return the reply that a completion carries, or raise the error that crosses to the agent."""

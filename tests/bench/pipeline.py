@@ -64,7 +64,7 @@ async def _pipeline(bootstrap: str, in_flight: int, runs: int) -> dict[str, Any]
     arguments = {"bootstrap": bootstrap, "namespace": f"bench-{uuid.uuid4().hex[:8]}"}
     chosen = settings(**arguments)
     broker = KafkaBroker(chosen.kafka_for_payloads())
-    await create_namespace(broker.admin, chosen.catalogue(app.name), 1)
+    await create_namespace(broker.admin, chosen.catalogue(app.name, dict(app.lanes())), 1)
     with processes((shards, arguments), (workers, arguments)):
         async with Client(app, settings=chosen, broker=broker) as client:
 

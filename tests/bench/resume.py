@@ -48,7 +48,7 @@ async def resume(
     """Return the figures of one namespace."""
     arguments = {"bootstrap": bootstrap, "namespace": f"resume-{uuid.uuid4().hex[:8]}"}
     chosen = settings(**arguments)
-    catalogue = chosen.catalogue(app.name)
+    catalogue = chosen.catalogue(app.name, dict(app.lanes()))
     broker = KafkaBroker(chosen.kafka_for_payloads())
     await create_namespace(broker.admin, catalogue, 1)
     first, second = (process(shards, {**arguments, "instance_id": name}) for name in ("first", "second"))

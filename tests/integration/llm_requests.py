@@ -44,9 +44,9 @@ async def create_topics(broker: Broker, catalogue: Catalogue) -> None:
 
 
 async def publish(broker: Broker, catalogue: Catalogue, *requests: LlmRequest) -> None:
-    topic = catalogue.name("llm-requests")
-    messages = []
+    messages, lanes = [], catalogue.lanes.get("llm-requests", ())
     for request in requests:
+        topic = catalogue.name("llm-requests", request.model if request.model in lanes else "")
         key = agent_of(request.invocation).encode()
         messages.append(Message(topic, key, encode(request), partition_for(key, catalogue.partitions)))
     async with broker.producer() as producer:

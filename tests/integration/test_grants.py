@@ -112,7 +112,7 @@ async def brokers(kafka: EmbeddedKafka, postgres: str) -> AsyncIterator[dict[str
 @pytest.mark.slow
 async def test_every_role_works_with_its_grants_and_no_others(guarded: EmbeddedKafka, postgres: str) -> None:
     app = make_app()
-    catalogue = settings_of(guarded, "operators", postgres).catalogue(app.name)
+    catalogue = settings_of(guarded, "operators", postgres).catalogue(app.name, dict(app.lanes()))
     await give(guarded.bootstrap, acls(catalogue))
     async with brokers(guarded, postgres) as of:
         operators = of["operators"].admin

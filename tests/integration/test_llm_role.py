@@ -257,6 +257,30 @@ async def test_a_saturated_pool_does_not_hold_up_another():
 
 
 @simulate
+async def test_a_pool_that_holds_all_it_may_leaves_the_rest_unread_and_another_pool_alone():
+    endpoint = Endpoint(takes_s=1.0)
+    world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=1), quick=PoolSettings(model="q"))
+    world.settings = world.settings.model_copy(update={"max_held": 10})
+    world.catalogue = replace(world.catalogue, lanes={"llm-requests": ("fast", "quick")})
+    await create_topics(world.broker, world.catalogue)
+    lane = [Partition(world.catalogue.name("llm-requests", "fast"), n) for n in range(4)]
+    async with world.running() as role:
+        await publish(world.broker, world.catalogue, *(request_of(n) for n in range(200)))
+        await asyncio.sleep(5)
+        await publish(world.broker, world.catalogue, *(request_of(n, "quick") for n in range(200, 300)))
+        await asyncio.sleep(10)
+        found = await results_of(world.broker, world.catalogue)
+        held = role.status()[0].held
+        read = await world.broker.admin.group_offsets("app-llm", lane)
+        assert sum(result.model == "quick" for result in found) == 100
+        assert 30 <= held < 40  # ten of each partition, of which one is being answered
+        assert sum(read.values()) < 25  # the rest is lag
+        endpoint.takes_s = 0.01
+        found = await wait_for_results(world.broker, world.catalogue, 300)
+    assert {result.status for result in found} == {"ok"}
+
+
+@simulate
 async def test_a_killed_role_loses_nothing_and_does_not_ask_again_what_was_answered():
     endpoint = Endpoint(takes_s=2.0)
     world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=10))

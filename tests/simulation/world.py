@@ -96,7 +96,7 @@ class World:
             request_timeout_s=3.0,
         )  # fmt: skip
         self.log = SimulatedLog(Random(f"log {self.seed}"), timing=timing)
-        self.catalogue = Catalogue("sim", self.plan.partitions)
+        self.catalogue = Catalogue("sim", self.plan.partitions, lanes={"llm-requests": ("fast",)})
         self.log.create_topics([TopicSpec(p.name, p.partitions, 1, p.config) for p in self.catalogue.topics()])
         self.roles: dict[str, ShardRole] = {}
         self.traps: dict[Process, int] = {}

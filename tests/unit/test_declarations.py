@@ -131,3 +131,14 @@ def test_state_needs_defaults():
 def test_an_app_name_must_fit_a_topic():
     with pytest.raises(ConfigurationError, match="'pay ments' cannot name topics"):
         App("pay ments")
+
+
+def test_every_pool_has_a_lane_of_its_own_whose_name_a_topic_can_carry():
+    app = App("shop")
+    app.model("fast", fallback="sorry")
+    app.model("faster", pool="fast", fallback="sorry")
+    app.model("big", fallback="sorry")
+    assert app.lanes()["llm-requests"] == ("big", "fast")
+    with pytest.raises(ConfigurationError, match=r"test_declarations.py:\d+: the pool of model 'large one' .* pool="):
+        app.model("large one", fallback="sorry")
+    app.model("larger one", pool="larger", fallback="sorry")
