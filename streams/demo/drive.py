@@ -129,7 +129,7 @@ async def _settle(client: Client, one: Dispute, key: str, tally: Tally) -> None:
 
 async def count_results(broker: Broker, settings: Settings, tally: Tally) -> None:
     """Count the results of each submitted dispute on the result topic; repeats that are marked so do not count."""
-    catalogue = settings.catalogue(app.name)
+    catalogue = settings.catalogue(app.name, dict(app.lanes()))
     topic = catalogue.name("results")
     count = (await broker.admin.describe([topic], with_config=False))[topic].partitions
     async for batch in read_to_end(broker, [Partition(topic, number) for number in range(count)]):

@@ -231,7 +231,7 @@ class LlmRole:
         finally:
             del self._owned[partition]
             self._meter.disown(partition)
-    
+
     def _let_go(self, partitions: Collection[int]) -> None:
         for partition in partitions:
             if (letting_go := self._owned.get(partition)) is not None:

@@ -47,7 +47,7 @@ async def gateway(bootstrap: str, seconds: float = SECONDS, warm_up_s: float = W
     namespace = f"gateway-{uuid.uuid4().hex[:8]}"
     chosen = settings(bootstrap, namespace)
     broker = KafkaBroker(chosen.kafka_for_payloads())
-    await create_namespace(broker.admin, chosen.catalogue(app.name), 1)
+    await create_namespace(broker.admin, chosen.catalogue(app.name, dict(app.lanes())), 1)
     ports = [_free_port(), _free_port()]
     with processes(
         (door, {"bootstrap": bootstrap, "namespace": namespace, "port": ports[0]}), (floor, {"port": ports[1]})

@@ -78,7 +78,7 @@ async def acknowledged(bootstrap: str, writes: int) -> dict[str, Any]:
     async with _namespace(bootstrap) as (arguments, client):
         chosen = settings(**arguments)
         broker = KafkaBroker(chosen.kafka_for_payloads())
-        role = ShardRole(app, broker, chosen.catalogue(app.name), chosen.shards, watch=False)
+        role = ShardRole(app, broker, chosen.catalogue(app.name, dict(app.lanes())), chosen.shards, watch=False)
         with _watched() as watched:
             task = asyncio.create_task(role.run())
 
@@ -174,7 +174,7 @@ async def _namespace(bootstrap: str) -> AsyncIterator[tuple[dict[str, str], Clie
     arguments = {"bootstrap": bootstrap, "namespace": f"bench-{uuid.uuid4().hex[:8]}"}
     chosen = settings(**arguments)
     broker = KafkaBroker(chosen.kafka_for_payloads())
-    await create_namespace(broker.admin, chosen.catalogue(app.name), 1)
+    await create_namespace(broker.admin, chosen.catalogue(app.name, dict(app.lanes())), 1)
     async with Client(app, settings=chosen, broker=broker) as client:
         yield arguments, client
     await broker.close()
