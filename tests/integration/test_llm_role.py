@@ -64,7 +64,7 @@ class Simulation:
             providers=self.providers,
             now=wall,
             clock=self.clock,
-            rng=Random(1),
+            rng=Random(self.started),  # another one for each, as processes have: their names come from it
             **fields,
         )
 
