@@ -283,7 +283,7 @@ async def test_a_pool_that_holds_all_it_may_leaves_the_rest_unread_and_another_p
 @simulate
 async def test_a_killed_role_loses_nothing_and_does_not_ask_again_what_was_answered():
     endpoint = Endpoint(takes_s=2.0)
-    world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=10))
+    world = Simulation(endpoint, fast=PoolSettings(model="m", concurrency=10, timeout_s=5))
     await create_topics(world.broker, world.catalogue)
     requests = [request_of(n) for n in range(100)]
     await publish(world.broker, world.catalogue, *requests)
