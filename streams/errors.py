@@ -38,6 +38,7 @@ StreamsError
     ├── AgentDeadlock                  a call chain that comes back to an instance that waits for it
     ├── ChildFailed                    a child invocation that failed, was cancelled or refused
     ├── DeadlineExceeded               the invocation's deadline passed
+    ├── StateUnavailable               it passed while the agent's state could not be read from Postgres
     ├── BudgetExceeded                 the next call would pass the budget
     ├── SignalTimeout                  a signal that did not come in time
     ├── ModelRefused                   a model provider that refused the request (400), with its words
@@ -269,6 +270,10 @@ class ChildFailed(HandlerError):
 
 class DeadlineExceeded(HandlerError, TimeoutError):
     """The deadline of the invocation passed."""
+
+
+class StateUnavailable(HandlerError, TimeoutError):
+    """The deadline of the invocation passed while its agent's state could not be read from Postgres."""
 
 
 class BudgetExceeded(HandlerError):

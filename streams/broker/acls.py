@@ -105,6 +105,9 @@ def _grants(catalogue: Catalogue, role: Role) -> Iterator[Grant]:
         # For the lag of every stage.
         for group in ("shards", "tools", "llm", "memory-sink"):
             yield Grant(role, principal, "group", f"{catalogue.namespace}-{group}", ("Describe",))
+    if role == "shards":
+        # How far the sink has come: what may be evicted.
+        yield Grant(role, principal, "group", catalogue.flush_group, ("Describe",))
     if word := _TRANSACTIONS.get(role):
         name = f"{catalogue.namespace}-{word}-"
         yield Grant(role, principal, "transactional-id", name, ("Write", "Describe"), prefixed=True)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import structlog
 import uvloop
@@ -26,6 +26,9 @@ from streams.observe.logs import configure_logs
 from streams.observe.server import serve_probes
 from streams.records.topics import Catalogue
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.shards.cold_reads import StateSource
 
 log = structlog.get_logger(__name__)
 
@@ -158,12 +161,18 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
             from streams.llm.prices import prices_for
             from streams.shards.role import ShardRole
 
+            source: StateSource | None = None
+            if settings.memory.configured:
+                from streams.memory.cold import PostgresSource
+
+                source = PostgresSource(settings.memory, catalogue.namespace)
             prices = prices_for(app, settings.llm)
             return ShardRole(
                 app,
                 broker,
                 catalogue,
                 settings.shards,
+                source=source,
                 breakers=settings.breakers,
                 instance_id=instance_id,
                 prices=prices,

@@ -67,7 +67,7 @@ class MemoryRole:
         self._now_ms = now_ms
         self._random = rng if rng is not None else random.Random()
         self._states, self._results = catalogue.name("state-deltas"), catalogue.name("results")
-        self.group = f"{catalogue.namespace}-memory-sink"
+        self.group = catalogue.flush_group
         reporter = f"memory-{socket.gethostname()}-{os.getpid()}"
         policy = (breakers or BreakerSettings()).policy_of(POSTGRES)
         # A batch is a few statements on one connection.

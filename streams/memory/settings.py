@@ -36,3 +36,8 @@ class MemorySettings(BaseModel):
     retry_ceiling_s: float = Field(default=5.0, gt=0, le=300)
     breaker_report_s: float = Field(default=0.5, gt=0, le=60)
     group_instance_id: str | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Somebody has said where Postgres is; the default is a guess for one that is started by hand."""
+        return "dsn" in self.model_fields_set

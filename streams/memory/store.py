@@ -21,6 +21,8 @@ from streams.records.state import StateDelta
 # A batch is small against the table: rows are found by the index, whatever an unanalysed table makes the planner think.
 _BY_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
+_NAMED = "(owner, record) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+
 
 class PostgresStore:
     """Tables of one namespace. Every call is bounded in time.
@@ -75,6 +77,21 @@ class PostgresStore:
             records.setdefault(row[0], []).append(state_of(row))
         return {owner: tuple(deltas) for owner, deltas in records.items()}
 
+    async def read_owners(self, owners: Collection[str]) -> list[StateDelta]:
+        """Return all records of *owners*, deleted ones too."""
+        async with self._postgres.transaction("reading state") as connection:
+            rows = await connection.execute(STATE.select("owner = ANY(%s)"), [list(owners)])
+            return [state_of(row) for row in await rows.fetchall()]
+
+    async def versions(self, records: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return (epoch, sequence) of those of *records* (owner and name) that exist."""
+        async with self._postgres.transaction("comparing state") as connection:
+            await connection.execute(_BY_INDEX)
+            rows = await connection.execute(
+                f"SELECT owner, record, epoch, sequence FROM state WHERE {_NAMED}", _columns(records)
+            )
+            return {(row[0], row[1]): (row[2], row[3]) for row in await rows.fetchall()}
+
     async def read_invocation(self, invocation_id: str) -> Result | None:
         """Return how an invocation ended, None when it is not known here (yet).
 
@@ -115,3 +132,7 @@ async def _copy(connection: psycopg.AsyncConnection[Any], table: Table[Any], rec
         copy.set_types(table.types)
         for record in records:
             await copy.write_row(table.row(record))
+
+
+def _columns(records: Collection[tuple[str, str]]) -> list[list[str]]:
+    return [[owner for owner, _ in records], [record for _, record in records]]

@@ -126,6 +126,7 @@ def _shards(role: ShardRole) -> Iterator[Sample]:
         yield Sample(m.FALLBACKS, count, labels)
     for state in role.breakers.states():
         yield from _breaker("shards", state.dependency, state.phase)
+    yield from _state(role)
     for number, processor in sorted(role.processors.items()):
         shard, engine = (str(number),), processor.engine
         counters = engine.counters
@@ -151,6 +152,29 @@ def _shards(role: ShardRole) -> Iterator[Sample]:
             yield Sample(metric, value, shard)
         for status, count in sorted(counters.finished.items()):
             yield Sample(m.SHARD_FINISHED, count, (*shard, status))
+
+
+def _state(role: ShardRole) -> Iterator[Sample]:
+    for number, processor in sorted(role.processors.items()):
+        counters = processor.engine.cold.counters
+        for metric, value in (
+            (m.STATE_BYTES, processor.engine.state.size_bytes),
+            (m.STATE_DIRTY, processor.keeper.flushed.dirty_bytes),
+            (m.STATE_HITS, counters.hits),
+            (m.STATE_MISSES, counters.misses),
+            (m.STATE_EVICTED, counters.evicted),
+            (m.STATE_TOMBSTONED, counters.tombstoned),
+            (m.STATE_REPAIRED, counters.repaired),
+        ):
+            yield Sample(metric, value, (str(number),))
+    yield Sample(m.STATE_IN_USE, role.room.used_bytes)
+    yield Sample(m.STATE_LIMIT, role.room.limit_bytes)
+    if role.reads is not None:
+        yield Sample(m.COLD_QUERIES, role.reads.counters.reads)
+        yield Sample(m.COLD_SECONDS, role.reads.counters.seconds)
+        yield Sample(m.COLD_AGENTS, role.reads.counters.agents)
+        yield Sample(m.COLD_FAILURES, role.reads.counters.failures)
+        yield Sample(m.COLD_WAITING, len(role.reads))
 
 
 def _tools(role: ToolRole) -> Iterator[Sample]:

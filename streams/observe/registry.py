@@ -193,6 +193,27 @@ SHARD_SHORT_CIRCUITED = Metric(
 FALLBACKS = Metric(
     "counter", "steps", "Of handlers, answered by the fallback of their tool or model, by what had gone wrong",
     "streams_fallbacks", ("kind", "name", "cause"))
+STATE_BYTES = Metric(
+    "gauge", "bytes", "State of agents that the shard has in memory",
+    "streams_shard_state_bytes", SHARD)
+STATE_DIRTY = Metric(
+    "gauge", "bytes", "State that the shard has written and the sink has not",
+    "streams_shard_state_dirty_bytes", SHARD)
+STATE_HITS = Metric(
+    "counter", "uses", "State was in memory when an invocation or a request needed it",
+    "streams_shard_state_hits", SHARD)
+STATE_MISSES = Metric(
+    "counter", "uses", "It was not, and the store had to be read",
+    "streams_shard_state_misses", SHARD)
+STATE_EVICTED = Metric(
+    "counter", "agents", "Whose state was evicted from memory",
+    "streams_shard_state_evicted", SHARD)
+STATE_TOMBSTONED = Metric(
+    "counter", "records", "Of evicted state that have left the log",
+    "streams_shard_state_tombstoned", SHARD)
+STATE_REPAIRED = Metric(
+    "counter", "records", "That the store had lost and that were written again from the log",
+    "streams_shard_state_repaired", SHARD)
 SHARD_IGNORED = Metric(
     "counter", "records", "Came for an invocation or a step that no longer waits for them",
     "streams_shard_ignored_records", SHARD)
@@ -333,6 +354,29 @@ SINK_CHANGED = Metric(
 SINK_FAILURES = Metric(
     "counter", "attempts", "Failed because Postgres was away",
     "streams_memory_failed_attempts")
+
+# -- evicted state, read by shards -------------------------------------------------------------------------------------
+COLD_QUERIES = Metric(
+    "counter", "queries", "Reads of evicted state and comparisons with it",
+    "streams_cold_read_queries")
+COLD_SECONDS = Metric(
+    "counter", "seconds", "That they took",
+    "streams_cold_read_query_seconds")
+COLD_AGENTS = Metric(
+    "counter", "agents", "Whose state was read",
+    "streams_cold_read_agents")
+COLD_FAILURES = Metric(
+    "counter", "attempts", "Failed because the store was away, or had lost what it had",
+    "streams_cold_read_failed_attempts")
+COLD_WAITING = Metric(
+    "gauge", "agents", "Whose state waits to be read",
+    "streams_cold_read_waiting")
+STATE_IN_USE = Metric(
+    "gauge", "bytes", "State in memory of all shards of the process",
+    "streams_state_cache_bytes")
+STATE_LIMIT = Metric(
+    "gauge", "bytes", "What that may be (shards.cache_bytes); more stays only while the store does not have it",
+    "streams_state_cache_limit_bytes")
 
 # -- gateway -----------------------------------------------------------------------------------------------------------
 GATEWAY_RESPONSES = Metric(

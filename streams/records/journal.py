@@ -1,4 +1,4 @@
-"""What a shard writes to itself: the journal of each invocation, completion markers, and the cursor.
+"""What a shard writes to itself: journals of invocations, completion markers, the cursor, the filter of evicted agents.
 
 Completions are stored as already encoded bytes, so that rewriting a journal record costs a copy and not an encoding.
 """
@@ -168,3 +168,55 @@ class AppliedWrites:
     number: int
     requests: tuple[bytes, ...] = ()
     answers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A request to read or write state that must be read from the store first; applied once it is here.
+
+    Attributes:
+        owner: Whose state: an agent ID, or that of a shared record.
+        record: The request as it came, encoded.
+    """
+
+    owner: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FlushMarks:
+    """How far the sink had come at some moments: what was in the store long enough ago may leave the log.
+
+    Attributes:
+        times_ms: Milliseconds since the epoch, in order.
+        offsets: For each of them the sink's committed position on the shard's `state-deltas`.
+    """
+
+    times_ms: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvictedPage:
+    """One page of the filter of agents whose state may have left the log.
+
+    Attributes:
+        bits: Of a Bloom filter; a bit once set stays set.
+    """
+
+    generation: int
+    number: int
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EvictedSummary:
+    """What the pages of the filter must add up to; a page that is missing makes the filter say "perhaps" to everything.
+
+    Attributes:
+        agents: Agents that were added, for each generation.
+        pages: Pages that were written, for each generation.
+    """
+
+    agents: tuple[int, ...]
+    pages: tuple[int, ...]

@@ -117,6 +117,11 @@ class Catalogue:
         base = f"{self.namespace}.{KINDS[kind].name}"
         return f"{base}.{lane}" if lane else base
 
+    @property
+    def flush_group(self) -> str:
+        """Group without members whose committed offsets on `state-deltas` are the flush watermarks."""
+        return f"{self.namespace}-memory-sink"
+
     def topics(self) -> Iterator[TopicPlan]:
         """Yield every topic of the namespace, lanes included.
 
@@ -155,6 +160,8 @@ class Catalogue:
                     "segment.bytes": str(16 * 1024 * 1024),
                     "min.cleanable.dirty.ratio": "0.1",
                     "max.compaction.lag.ms": "60000",
+                    # A restore reads tombstones too; a day of them, Kafka's default, would be most of what it reads.
+                    "delete.retention.ms": str(SHORT_MS),
                 }
             case "work":
                 config |= {"cleanup.policy": "delete", "retention.ms": "-1"}

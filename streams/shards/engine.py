@@ -8,9 +8,8 @@ transaction.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from streams.agents.agent import Agent
@@ -27,7 +26,7 @@ from streams.errors import (
 from streams.records import decode, decode_as, encode, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
-from streams.records.journal import Early, Marker
+from streams.records.journal import Early, FlushMarks, Marker
 from streams.records.signals import (
     Cancel,
     Order,
@@ -40,36 +39,22 @@ from streams.records.signals import (
 )
 from streams.records.steps import LlmResult, ToolNotice, ToolResult
 from streams.shards.applied import Applied
+from streams.shards.cold import Cold, StateArrived, Swept, waits_for_store
 from streams.shards.dispatch import Admission, Dispatcher, fall_back
 from streams.shards.effects import Counters, Event, ShardLimits, Write
 from streams.shards.ending import Ending, failed, refused
 from streams.shards.handlers import MISSING_VERSION, Handlers
+from streams.shards.instances import Instance
 from streams.shards.live import PARKED, QUEUED, RUNNING, Live
 from streams.shards.mail import Mail
-from streams.shards.memory import Markers, StateStore
+from streams.shards.markers import Markers
+from streams.shards.memory import StateStore
 from streams.shards.outbox import EncodeResult, Outbox
 from streams.shards.outcomes import Outcomes
 from streams.shards.questions import Questions
 from streams.shards.shared import SharedRecordsOwner
 from streams.shards.shared_steps import SharedSteps
 from streams.shards.state_writes import StateWrites
-
-
-@dataclass(slots=True)
-class Instance:
-    """One agent instance: who runs, who waits.
-
-    Attributes:
-        active: The invocation that runs alone.
-        readers: Invocations of a concurrent agent.
-        turning: The next one is being chosen.
-    """
-
-    active: Live | None = None
-    mailbox: deque[Live] = field(default_factory=deque)
-    readers: dict[str, Live] = field(default_factory=dict)
-    turning: bool = False
-
 
 NEVER = float("inf")
 
@@ -123,6 +108,7 @@ class Engine:
         self.live: dict[str, Live] = {}
         self.instances: dict[str, Instance] = {}
         self.state = StateStore()
+        self.cold = Cold(self)
         self.markers = Markers(
             window_s=self.limits.dedup_s, count=self.limits.dedup_count, max_bytes=self.limits.dedup_bytes
         )
@@ -139,6 +125,7 @@ class Engine:
             Dispatcher(self.limits, partition, partition_of, admit, self.shared_steps.ask),
             limits=self.limits,
             state=self.state,
+            cold=self.cold,
             counters=self.counters,
         )
         self.outcomes = Outcomes(self)
@@ -161,6 +148,9 @@ class Engine:
             StateWrite: questions.on_state_write,
             SharedRequest: self.shared.on_request,
             SharedOutcome: self.shared_steps.on_outcome,
+            StateArrived: self.cold.on_arrival,
+            Swept: self.cold.on_swept,
+            FlushMarks: self.cold.on_flush_marks,
         }
 
     def step(self, events: Iterable[Event], now: float, *, wake: Collection[str] | None = None) -> list[Write]:
@@ -239,7 +229,7 @@ class Engine:
             self.live[live.id] = live
             self._count_bytes(live, live.size_bytes)
             self.handlers.working += live.working
-            if live.phase == PARKED and live.reason.startswith(MISSING_VERSION):
+            if live.phase == PARKED and (live.reason.startswith(MISSING_VERSION) or waits_for_store(live)):
                 live.wake_at_s = now
             self._seat(live)
             if live.wake_at_s:
@@ -451,7 +441,7 @@ class Engine:
                 later.append(entry)
                 continue
             if live.invocation.deadline_ms / 1000 <= self.now:
-                error = DeadlineExceeded(f"{live.id} did not end before its deadline")
+                error = self.cold.too_late(live)
                 if live.phase == RUNNING:
                     self.handlers.activate(live)
                 if live.id in self.live:
@@ -460,7 +450,7 @@ class Engine:
                 self._due(live)
             elif live.phase == RUNNING:
                 self._tick(live)
-            elif live.reason.startswith(MISSING_VERSION):
+            elif live.reason.startswith(MISSING_VERSION) or waits_for_store(live):
                 self.go_on(live)
         for entry in later:
             heapq.heappush(self._wakes, entry)

@@ -19,6 +19,7 @@ from streams.records import decode_as
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion
 from streams.records.state import StateDelta
+from streams.shards.cold import Cold
 from streams.shards.dispatch import Dispatcher, match_kept, raised, started_child
 from streams.shards.effects import Counters, ShardLimits, Write
 from streams.shards.ending import Ending, conclude, failed
@@ -69,6 +70,7 @@ class Handlers:
         *,
         limits: ShardLimits,
         state: StateStore,
+        cold: Cold,
         counters: Counters,
     ) -> None:
         self.now = 0.0
@@ -78,6 +80,7 @@ class Handlers:
         self._dispatcher = dispatcher
         self._limits = limits
         self._state = state
+        self._cold = cold
         self._counters = counters
         self._hot: OrderedDict[str, Live] = OrderedDict()
 
@@ -87,7 +90,7 @@ class Handlers:
         live.started_at_ms = int(self.now * 1000)
         self._counters.measures.start(live.invocation, self.now)
         agent = self.agent_of(live)
-        if agent is None:
+        if agent is None or not self._has_state(live, agent):
             return
         live.run = self._new_run(live, agent)
         live.run.take_replayed()
@@ -101,6 +104,14 @@ class Handlers:
         if live.run is not None:
             live.run.close()
             live.run = None
+
+    def _has_state(self, live: Live, agent: Agent[Any, Any]) -> bool:
+        """Tell whether the handler can be run; otherwise its state is asked for, and it goes on when that has come."""
+        if agent.state is None or live.snapshot is not None:
+            return True
+        if reason := self._cold.admit(live):
+            self.park(live, reason)
+        return not reason
 
     def _new_run(self, live: Live, agent: Agent[Any, Any]) -> Run:
         if live.snapshot is None:
@@ -125,6 +136,8 @@ class Handlers:
         if agent is None:
             return None
         if live.run is None:
+            if not self._has_state(live, agent):
+                return None
             self._counters.replayed += 1
             live.run = run = self._new_run(live, agent)
             live.aliases.clear()

@@ -8,6 +8,7 @@ from streams.agents.run import CANCEL
 from streams.records import encode
 from streams.records.journal import Completion, Early
 from streams.records.signals import Cancel, Signal
+from streams.shards.cold import waits_for_store
 from streams.shards.dispatch import signal_completion
 from streams.shards.ending import cancelled
 from streams.shards.live import PARKED, QUEUED, RUNNING, Live, early_key
@@ -60,7 +61,7 @@ class Mail:
         if live is None:
             self._keep_early(cancel.invocation, cancel)
             return
-        if live.phase == QUEUED:
+        if live.phase == QUEUED or (waits_for_store(live) and not live.open and not live.closed):
             engine.end(live, cancelled(live, engine.now, cancel.reason))
             return
         agent = None if live.phase == PARKED else engine.handlers.activate(live)

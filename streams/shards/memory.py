@@ -1,48 +1,145 @@
-"""What a shard remembers: state records of its agents, and markers of finished invocations."""
+"""What a shard remembers of its agents: their state records, least recently used first, and what they take."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from streams.agents.state import StateView, log_entry
-from streams.records.journal import Marker
+from streams.records import decode_as
 from streams.records.state import StateDelta
 from streams.records.versions import advance
 
+RECORD_BYTES, AGENT_BYTES = 560, 480
+"""What a record, and an agent, take in memory beside names and values (CPython 3.11, measured)."""
 
-@dataclass(slots=True)
+Stored = StateDelta | bytes
+"""A record, or its encoding where nobody has asked for it since the restore."""
+
+
 class AgentRecords:
-    """State of one agent instance: the latest delta of each record, and the length of each log."""
+    """State of one agent instance (or one shared record): the latest delta of each record, the length of each log.
 
-    deltas: dict[str, StateDelta] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        complete: All of it is here. Otherwise these are what the log had, and the store has the rest.
+        sequence: Of its newest write in this process; with it a shard knows whether the store has all of it.
+        size_bytes: What it takes in memory, about.
+    """
 
-    def put(self, delta: StateDelta) -> None:
+    __slots__ = ("_entries", "_fields", "complete", "lengths", "sequence", "size_bytes")
+
+    def __init__(self, *, complete: bool = True) -> None:
+        self._fields: dict[str, Stored] = {}
+        self._entries: dict[str, dict[int, Stored]] = {}
+        self.lengths: dict[str, int] = {}
+        self.complete = complete
+        self.sequence = 0
+        self.size_bytes = AGENT_BYTES
+
+    def put(self, record: str, stored: Stored) -> None:
         """Keep a delta as its record's latest."""
-        self.deltas[delta.record] = delta
-        name, hash_, position = delta.record.partition("#")
+        name, hash_, position = record.partition("#")
         if hash_:
-            self.lengths[name] = max(self.lengths.get(name, 0), int(position) + 1)
+            number = int(position)
+            entries = self._entries.setdefault(name, {})
+            self.lengths[name] = max(self.lengths.get(name, 0), number + 1)
+            old = entries.get(number)
+            entries[number] = stored
+        else:
+            old = self._fields.get(record)
+            self._fields[record] = stored
+        self.size_bytes += _size(record, stored) - (_size(record, old) if old is not None else 0)
+
+    def get(self, record: str) -> StateDelta | None:
+        """Return the latest delta of a record."""
+        name, hash_, position = record.partition("#")
+        stored = self._entries.get(name, {}).get(int(position)) if hash_ else self._fields.get(record)
+        return self._decoded(record, stored) if isinstance(stored, bytes) else stored
+
+    def fields(self) -> Iterator[StateDelta]:
+        """Yield the deltas that are no entries of logs."""
+        for record, stored in list(self._fields.items()):
+            yield self._decoded(record, stored) if isinstance(stored, bytes) else stored
+
+    def newest(self) -> StateDelta | None:
+        """Return the newest delta that is no entry of a log."""
+        return max(self.fields(), key=lambda delta: (delta.epoch, delta.sequence), default=None)
+
+    def all(self) -> Iterator[StateDelta]:
+        """Yield every delta."""
+        yield from self.fields()
+        for name, entries in self._entries.items():
+            for number in list(entries):
+                delta = self.get(log_entry(name, number))
+                assert delta is not None
+                yield delta
+
+    def merge(self, other: AgentRecords) -> None:
+        """Take what *other* has newer, or has alone."""
+        for delta in other.all():
+            mine = self.get(delta.record)
+            if mine is None or (mine.epoch, mine.sequence) < (delta.epoch, delta.sequence):
+                self.put(delta.record, delta)
+        self.sequence = max(self.sequence, other.sequence)
+
+    def _decoded(self, record: str, stored: bytes) -> StateDelta:
+        """Decode and keep; its size stays as it was counted, for the sum over all owners has it so."""
+        delta = decode_as(StateDelta, stored)
+        name, hash_, position = record.partition("#")
+        if hash_:
+            self._entries[name][int(position)] = delta
+        else:
+            self._fields[record] = delta
+        return delta
+
+
+def _size(record: str, stored: Stored) -> int:
+    value = stored if isinstance(stored, bytes) else stored.value or b""
+    return RECORD_BYTES + len(record) + len(value)
 
 
 class StateStore:
-    """State records of all agents of a shard."""
+    """State records that a shard has in memory, by agent instance or shared record, least recently used first.
+
+    Attributes:
+        size_bytes: What they take, about.
+    """
 
     def __init__(self) -> None:
-        self._agents: dict[str, AgentRecords] = {}
+        self._owners: OrderedDict[str, AgentRecords] = OrderedDict()
+        self.size_bytes = 0
 
-    def put(self, delta: StateDelta) -> None:
-        """Keep a delta as the latest of its record."""
-        agent = self._agents.get(delta.owner)
-        if agent is None:
-            agent = self._agents[delta.owner] = AgentRecords()
-        agent.put(delta)
+    def put(self, delta: StateDelta, *, sequence: int | None = None, complete: bool = True) -> None:
+        """Keep a delta as the latest of its record.
+
+        Args:
+            sequence: Of the write, as the store must have it before this may be evicted; by default the delta's.
+            complete: Whether an agent that is not here yet has nothing but this.
+        """
+        owner = delta.owner
+        self._put(owner, delta.record, delta, delta.sequence if sequence is None else sequence, complete)
+
+    def put_encoded(self, owner: str, record: str, data: bytes, *, sequence: int, complete: bool) -> None:
+        """The same for a delta that is decoded when somebody asks for it."""
+        self._put(owner, record, data, sequence, complete)
+
+    def put_all(self, owner: str, records: AgentRecords) -> None:
+        """Have *records* as the whole of an owner, used just now."""
+        self.drop(owner)
+        self._owners[owner] = records
+        self.size_bytes += records.size_bytes
+
+    def find(self, owner: str) -> AgentRecords | None:
+        """Return what is here of an owner, as used as it was before."""
+        return self._owners.get(owner)
 
     def of(self, owner: str) -> AgentRecords:
-        """Return the records of an agent instance; empty for a new one."""
-        return self._agents.get(owner) or AgentRecords()
+        """Return the records of an agent instance (see `StateDelta.owner`), used now; empty for a new one."""
+        records = self._owners.get(owner)
+        if records is None:
+            return AgentRecords()
+        self._owners.move_to_end(owner)
+        return records
 
     def view(self, owner: str) -> StateView:
         """Return the state as an invocation that begins now must see it until its end.
@@ -50,64 +147,49 @@ class StateStore:
         The view shares nothing that a later delta replaces: values are looked up now, log entries never change.
         """
         records = self.of(owner)
-        values = {
-            name: delta.value
-            for name, delta in records.deltas.items()
-            if "#" not in name and delta.value is not None and not delta.deleted
-        }
+        values = {d.record: d.value for d in records.fields() if d.value is not None and not d.deleted}
 
         def entry(name: str, position: int) -> bytes:
-            return records.deltas[log_entry(name, position)].value or b"null"
+            delta = records.get(log_entry(name, position))
+            return (delta.value if delta else None) or b"null"
 
         return StateView(values, dict(records.lengths), entry)
 
     def next_vector(self, owner: str, record: str, writer: str) -> dict[str, int]:
         """Return the version vector after one more write of *writer*."""
-        latest = self.of(owner).deltas.get(record)
+        latest = self.of(owner).get(record)
         return advance(latest.vector if latest else {}, writer)
 
-    def __len__(self) -> int:
-        return len(self._agents)
+    def drop(self, owner: str) -> AgentRecords | None:
+        """Forget an owner; return what was here of it."""
+        records = self._owners.pop(owner, None)
+        if records is not None:
+            self.size_bytes -= records.size_bytes
+        return records
 
+    def oldest(self) -> tuple[str, AgentRecords] | None:
+        """Return the owner that was used longest ago."""
+        return next(iter(self._owners.items()), None)
 
-class Markers:
-    """Finished invocations, oldest first, bounded in time, count and bytes."""
+    def spare(self, owner: str) -> None:
+        """Count an owner as used now."""
+        self._owners.move_to_end(owner)
 
-    def __init__(self, *, window_s: float, count: int, max_bytes: int) -> None:
-        self._markers: OrderedDict[str, Marker] = OrderedDict()
-        self._window_ms = window_s * 1000
-        self._count = count
-        self._max_bytes = max_bytes
-        self._bytes = 0
-
-    def get(self, invocation: str) -> Marker | None:
-        """Return the marker of an invocation that finished within the window."""
-        return self._markers.get(invocation)
-
-    def put(self, invocation: str, marker: Marker) -> None:
-        """Remember an invocation that has finished."""
-        if (old := self._markers.pop(invocation, None)) is not None:
-            self._bytes -= len(old.result)
-        self._markers[invocation] = marker
-        self._bytes += len(marker.result)
-
-    def expire(self, now_ms: int) -> Iterator[str]:
-        """Forget and yield the invocations that are beyond a bound."""
-        while self._markers:
-            invocation, oldest = next(iter(self._markers.items()))
-            beyond = len(self._markers) > self._count or self._bytes > self._max_bytes
-            if not beyond and oldest.finished_at_ms + self._window_ms > now_ms:
-                return
-            del self._markers[invocation]
-            self._bytes -= len(oldest.result)
-            yield invocation
-
-    @property
-    def next_expiry_s(self) -> float:
-        """When the oldest is beyond the window, in seconds since the epoch; infinite where there is none."""
-        if not self._markers:
-            return float("inf")
-        return (next(iter(self._markers.values())).finished_at_ms + self._window_ms) / 1000
+    def owners(self) -> Iterator[tuple[str, AgentRecords]]:
+        """Yield all, those used longest ago first."""
+        yield from self._owners.items()
 
     def __len__(self) -> int:
-        return len(self._markers)
+        return len(self._owners)
+
+    def _put(self, owner: str, record: str, stored: Stored, sequence: int, complete: bool) -> None:
+        records = self._owners.get(owner)
+        if records is None:
+            records = self._owners[owner] = AgentRecords(complete=complete)
+            before = 0
+        else:
+            self._owners.move_to_end(owner)
+            before = records.size_bytes
+        records.put(record, stored)
+        records.sequence = max(records.sequence, sequence)
+        self.size_bytes += records.size_bytes - before

@@ -76,6 +76,10 @@ class Outbox:
         head = headers.internal("state-delta")
         self._writes.append(Write("state-deltas", key, encode(delta), self._partition, head))
 
+    def forget_state(self, key: bytes) -> None:
+        """Tombstone a state record: it is no longer kept in the log."""
+        self._writes.append(Write("state-deltas", key, None, self._partition))
+
     def answer(self, answer: Answer) -> None:
         """Answer a client."""
         self._writes.append(Write("answers", answer.client.encode(), encode(answer), -1, headers.internal("answer")))

@@ -21,14 +21,17 @@ from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fence
 from streams.records import encode, headers
 from streams.records.journal import Cursor
 from streams.records.topics import SHARD_INPUTS, Catalogue
+from streams.shards.cold_reads import ColdReads
 from streams.shards.effects import Event, Write
 from streams.shards.engine import Engine
 from streams.shards.inputs import to_event, waits_for_deploy
+from streams.shards.keeper import Keeper
 from streams.shards.live import CURSOR_KEY
 from streams.shards.load import load_of
 from streams.shards.pacing import CommitPace
 from streams.shards.poison import Poison
 from streams.shards.restore import Restored
+from streams.shards.room import Room
 from streams.shards.settings import ShardSettings
 from streams.shards.watchdog import Watchdog
 
@@ -66,6 +69,8 @@ class ShardProcessor:
         confirm: Callable[[], Any],
         pace: CommitPace,
         watchdog: Watchdog,
+        room: Room | None = None,
+        reads: ColdReads | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
@@ -98,6 +103,11 @@ class ShardProcessor:
         self.settled = asyncio.Event()
         self._paused = False
         self._poison = Poison()
+        self.keeper = Keeper(
+            broker, catalogue, partition, engine, room=room or Room(settings.cache_bytes), reads=reads,
+            step=self._step_apart, sweep_every_s=settings.sweep_interval_s,
+            tombstone_after_s=settings.tombstone_after_s, now=now,
+        )  # fmt: skip
         self._stopping = False
         self.ready = asyncio.Event()
 
@@ -127,6 +137,7 @@ class ShardProcessor:
                 await self._cycle(reader)
         finally:
             self.engine.close()
+            self.keeper.close()
             await ring.close()
 
     def stop(self) -> None:
@@ -137,12 +148,14 @@ class ShardProcessor:
 
     async def _restore(self) -> None:
         started = time.perf_counter()
-        restored = Restored()
+        keeper, now = self.keeper, self._now()
+        restored = Restored(flushed_offset=await keeper.flushed_now(), room_bytes=keeper.room_bytes, now=now)
         for kind in ("journal", "state-deltas"):
             source = Partition(self._catalogue.name(kind), self.partition)
             async for batch in read_to_end(self._broker, [source]):
                 restored.take(batch, journal=kind == "journal")
         cursor = restored.into(self.engine, self._now())
+        keeper.restored(restored.end_offset)
         self.positions = dict(cursor.positions)
         self.durable = dict(cursor.positions)
         self._poison = Poison.after_restore(cursor)
@@ -169,10 +182,13 @@ class ShardProcessor:
         try:
             async with asyncio.TaskGroup() as group:
                 committer = group.create_task(self._commit_for_ever(), name=f"commits of shard {self.partition}")
+                keeping = group.create_task(self.keeper.run(), name=f"keeper of shard {self.partition}")
                 self._mark_advanced()  # the first transaction writes the new epoch, and counts a restart
                 await self._settle()
                 self.ready.set()
                 await self._read_for_ever(reader)
+                await self._settle()
+                keeping.cancel()
                 await self._settle()
                 committer.cancel()
         except* StreamsError as errors:
@@ -310,6 +326,12 @@ class ShardProcessor:
         loop.call_soon(self._run_engine, events, positions or {}, writes, wake, done)
         await done
 
+    async def _step_apart(self, events: Iterable[Event]) -> None:
+        """Give the engine what is from no topic; it starts no invocation while one that kills is looked for."""
+        await self._step(events, wake=() if self._poison.careful else None)
+        while self._full():
+            await self._settle()
+
     def _run_engine(
         self,
         events: Iterable[Event],
@@ -323,8 +345,12 @@ class ShardProcessor:
             with self._watchdog.watching(self.partition):
                 wanted = [*writes, *self.engine.step(events, self._now(), wake=wake)]
         except BaseException as error:
+            if done.done():
+                raise
             done.set_exception(error)
             return
+        self.keeper.ask()
+        self.keeper.make_room()
         self._pending += wanted
         self._pending_bytes += sum(len(write.value) for write in wanted if write.value)
         self.positions.update(positions)
@@ -357,10 +383,11 @@ class ShardProcessor:
             if self.engine.handlers.working > FEW_WORKING or len(self._pending) > FEW_WRITES:
                 await self._pace.wait()
             self._work.clear()
-            messages, positions = self._messages(), dict(self.positions)
+            messages, positions, sequence = self._messages(), dict(self.positions), self.engine.sequence
             began = time.perf_counter()
-            await self._ring.transact(messages)
+            offsets = await self._ring.transact(messages)
             self._measures.transaction(time.perf_counter() - began, len(messages))
+            self.keeper.wrote(messages, offsets, sequence)
             self.durable = positions
             self.transactions += 1
             self.written += len(messages)

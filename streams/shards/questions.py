@@ -50,7 +50,8 @@ class Questions:
 
     def _describe(self, live: Live) -> dict[str, Any]:
         paused = live.invocation.agent in self._engine.paused
-        return describe_live(live, self._position(live), self._engine.now, paused=paused)
+        position, trouble = self._position(live), self._engine.cold.trouble
+        return describe_live(live, position, self._engine.now, paused=paused, trouble=trouble)
 
     def _position(self, live: Live) -> int:
         instance = self._engine.instances.get(live.agent_id)
@@ -60,6 +61,8 @@ class Questions:
 
     def on_state_read(self, read: StateRead) -> None:
         """Tell what an agent instance remembers: one field, a page of a log, or all fields."""
+        if self._engine.cold.defer(read.agent_id, read):
+            return
         try:
             self._answer(read, "ok", self._read(read))
         except StreamsError as error:
@@ -83,10 +86,11 @@ class Questions:
             page = b",".join(reversed(entries))
             return b'{"length":%d,"first":%d,"entries":[%b]}' % (length, stop - len(entries), page)
         names = [shape.check_field(read.record)] if read.record else shape.fields
-        deltas = self._engine.state.of(read.agent_id).deltas
+        records = self._engine.state.of(read.agent_id)
         parts = []
         for name in names:
-            version = deltas[name].vector if name in deltas else {}
+            latest = records.get(name)
+            version = latest.vector if latest is not None else {}
             value = view.records.get(name)
             shown = stored_json(shape.default(name) if value is None else value, version, exists=value is not None)
             parts.append(b"%b:%b" % (orjson.dumps(name), shown))
@@ -114,7 +118,9 @@ class Questions:
             # What the handler changes becomes visible at its end, and would silently be written over this.
             self._answer(write, "busy", message=instance.active.id)
             return
-        latest = engine.state.of(write.agent_id).deltas.get(write.record)
+        if engine.cold.defer(write.agent_id, write):
+            return
+        latest = engine.state.of(write.agent_id).get(write.record)
         current = dict(latest.vector) if latest is not None else {}
         if write.expected != current:
             gone = missed(write.expected, current)

@@ -1,48 +1,125 @@
 """Bringing a shard back from its log: the latest value of each journal key, then assembled.
 
-The journal may hold many values of a key that compaction has not reached; only the latest is decoded.
+The log may hold many values of a key that compaction has not reached; only the latest is kept, and state is decoded
+when somebody asks for it. State that the store has is kept only as far as there is room.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from streams.broker.port import LogRecord
 from streams.records import decode, decode_as
-from streams.records.journal import AppliedWrites, Cursor, Early, JournalChunk, JournalEntry, Marker
+from streams.records.journal import (
+    AppliedWrites,
+    Cursor,
+    Deferred,
+    Early,
+    EvictedPage,
+    EvictedSummary,
+    FlushMarks,
+    JournalChunk,
+    JournalEntry,
+    Marker,
+)
 from streams.records.state import StateDelta
+from streams.shards.cold import KNOWN_COUNT, KNOWN_S, deferred_number
 from streams.shards.engine import Engine
+from streams.shards.evicted import SUMMARY_KEY, EvictedFilter
 from streams.shards.live import CURSOR_KEY, SEPARATOR, restore_live
+from streams.shards.memory import AGENT_BYTES, RECORD_BYTES
 
 
-@dataclass(slots=True)
+class Kept(NamedTuple):
+    """The latest value of a state record."""
+
+    offset: int
+    timestamp_ms: int
+    data: bytes
+
+
 class Restored:
-    """What was read of a shard's log.
+    """What was read of a shard's log: the whole journal first, then the state.
+
+    Args:
+        flushed_offset: Position up to which the store has the state; 0 where there is no store.
+        room_bytes: What state may take; beyond it the oldest is left to the store. None for no bound.
+        now: Seconds since the epoch.
 
     Attributes:
         journal: Latest value of each key.
         state: Latest value of each state record.
         records: Records read, for the log line.
+        end_offset: Offset after the last state record.
     """
 
-    journal: dict[bytes, bytes] = field(default_factory=dict)
-    state: dict[bytes, bytes] = field(default_factory=dict)
-    records: int = 0
+    def __init__(self, *, flushed_offset: int = 0, room_bytes: int | None = None, now: float = 0.0) -> None:
+        self.journal: dict[bytes, bytes] = {}
+        self.state: dict[bytes, Kept] = {}
+        self.records = 0
+        self.end_offset = 0
+        self._flushed_offset = flushed_offset
+        self._room_bytes = room_bytes
+        self._young_ms = (now - KNOWN_S) * 1000
+        self._left: dict[str, int] = {}
+        self._bytes = 0
 
     def take(self, records: Iterable[LogRecord], *, journal: bool) -> None:
         """Keep the latest of each key; a tombstone forgets it."""
-        latest = self.journal if journal else self.state
+        latest = self.journal
         for record in records:
             self.records += 1
             assert record.key is not None
-            if record.value is None:
+            if not journal:
+                self._take_state(record, record.key)
+            elif record.value is None:
                 latest.pop(record.key, None)
             else:
                 # Anew, so that the dictionary is in the order of the latest writes: markers expire in that order.
                 latest.pop(record.key, None)
                 latest[record.key] = record.value
+
+    def _take_state(self, record: LogRecord, key: bytes) -> None:
+        self.end_offset = record.offset + 1
+        if (old := self.state.pop(key, None)) is not None:
+            self._bytes -= _size(key, old.data)
+        if record.value is None:
+            return
+        self.state[key] = Kept(record.offset, record.timestamp_ms, record.value)
+        self._bytes += _size(key, record.value)
+        while self._room_bytes is not None and self._bytes > self._room_bytes:
+            key, oldest = next(iter(self.state.items()))
+            if oldest.offset >= self._flushed_offset:
+                return
+            del self.state[key]
+            self._bytes -= _size(key, oldest.data)
+            self._leave(owner_and_record(key)[0], oldest)
+
+    def _leave(self, owner: str, kept: Kept) -> None:
+        """Leave a record to the store; what was written lately is noted, so that the store can be held to it."""
+        self.filter.add(owner)
+        if kept.timestamp_ms >= self._young_ms:
+            sequence = decode_as(StateDelta, kept.data).sequence
+            self._left[owner] = max(sequence, self._left.pop(owner, 0))
+            if len(self._left) > KNOWN_COUNT:
+                del self._left[next(iter(self._left))]
+
+    @cached_property
+    def filter(self) -> EvictedFilter:
+        """The filter of evicted agents as it was journaled; then, of those that this restore leaves to the store."""
+        found = EvictedFilter()
+        summary = None
+        for key, data in self.journal.items():
+            if key.startswith(SUMMARY_KEY):
+                if key == SUMMARY_KEY:
+                    summary = decode_as(EvictedSummary, data)
+                else:
+                    found.restore(decode_as(EvictedPage, data))
+        found.finish(summary)
+        return found
 
     def into(self, engine: Engine, now: float) -> Cursor:
         """Fill a new engine and return the cursor (a fresh one for a shard that never ran).
@@ -54,8 +131,7 @@ class Restored:
         cursor = Cursor(epoch=0, sequence=0, accepted=0)
         entries: dict[str, JournalEntry] = {}
         chunks: dict[str, dict[tuple[int, int], JournalChunk]] = defaultdict(dict)
-        for data in self.state.values():
-            engine.state.put(decode_as(StateDelta, data))
+        deferred: dict[bytes, Deferred] = {}
         for key, data in self.journal.items():
             record = decode(data)
             match record:
@@ -71,9 +147,44 @@ class Restored:
                     engine.applied.restore(record)
                 case Cursor() if key == CURSOR_KEY:
                     cursor = record
+                case Deferred():
+                    deferred[key] = record
+                case FlushMarks():
+                    engine.cold.flush_marks = record
+                case EvictedPage() | EvictedSummary():
+                    pass  # they are in the filter
         engine.epoch = cursor.epoch + 1
         engine.sequence = cursor.sequence
         engine.accepted = cursor.accepted
         engine.paused = set(cursor.paused)
+        self._fill(engine, cursor.sequence)
+        for key in sorted(deferred, key=deferred_number):
+            engine.cold.restore_deferred(key, deferred[key])
         engine.adopt([restore_live(entry, chunks.get(key, {})) for key, entry in entries.items()], now)
         return cursor
+
+    def _fill(self, engine: Engine, sequence: int) -> None:
+        """Hand over the state, and which agents are incomplete: the filter knows them, so the store may have more."""
+        engine.cold.filter = self.filter
+        for owner, newest in self._left.items():
+            engine.cold.note_evicted(owner, newest)
+        while self.state:
+            key = next(iter(self.state))
+            kept = self.state.pop(key)
+            owner, record = owner_and_record(key)
+            dirty = kept.offset >= self._flushed_offset
+            complete = not self.filter.may_contain(owner)
+            if complete or dirty:
+                engine.state.put_encoded(owner, record, kept.data, sequence=sequence if dirty else 0, complete=complete)
+            elif kept.timestamp_ms >= self._young_ms:
+                engine.cold.note_evicted(owner, decode_as(StateDelta, kept.data).sequence)
+
+
+def owner_and_record(key: bytes) -> tuple[str, str]:
+    """Return owner and record of a key of `state-deltas`."""
+    owner, _, record = key.decode().partition(SEPARATOR)
+    return owner, record
+
+
+def _size(key: bytes, data: bytes) -> int:
+    return RECORD_BYTES + AGENT_BYTES + len(key) + len(data)

@@ -7,16 +7,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from random import random
 
 import structlog
 
 from streams.agents.loop import refuse_blocking_calls
 from streams.app import App
+from streams.breakers import Guard
 from streams.breakers.feed import breakers_table, report_outcomes
-from streams.breakers.settings import BreakerSettings
+from streams.breakers.settings import POSTGRES, BreakerSettings
 from streams.breakers.view import BreakerView
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
@@ -24,14 +26,17 @@ from streams.broker.retention import delete_consumed
 from streams.errors import StreamsError
 from streams.llm.prices import Price
 from streams.records import encode, headers
+from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.invocations import Result
 from streams.records.json import result_to_json
 from streams.records.topics import SHARD_INPUTS, Catalogue
+from streams.shards.cold_reads import ColdReads, StateSource
 from streams.shards.effects import Counters
 from streams.shards.engine import Engine
 from streams.shards.measures import ShardMeasures
 from streams.shards.pacing import CommitPace
 from streams.shards.processor import ShardProcessor, must_exit
+from streams.shards.room import Room
 from streams.shards.settings import ShardSettings
 from streams.shards.watchdog import Watchdog
 
@@ -52,12 +57,16 @@ class ShardRole:
     """Owns shards until cancelled.
 
     Args:
+        source: Where evicted state is read from; None where there is no store, and then nothing is evicted.
         prices: What a model call may cost at most, by pool; for agents with a budget of money.
         die: Ends the process when a commit was fenced or is ambiguous.
+        luck: Gives numbers uniform in [0, 1), for jitter.
 
     Attributes:
         measures: What all shards of the process measure together.
         breakers: The fleet's breakers as the shards know them.
+        room: What agents' state takes in this process.
+        reads: Reads of evicted state; None where there is no store.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class ShardRole:
         catalogue: Catalogue,
         settings: ShardSettings,
         *,
+        source: StateSource | None = None,
         breakers: BreakerSettings | None = None,
         instance_id: str | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -74,6 +84,7 @@ class ShardRole:
         clock: Callable[[], float] = time.monotonic,
         die: Callable[[str], None] = end_process,
         watch: bool = True,
+        luck: Callable[[], float] = random,
     ) -> None:
         self.processors: dict[int, ShardProcessor] = {}
         self.measures = ShardMeasures(app.agents)
@@ -93,19 +104,35 @@ class ShardRole:
         self._watchdog = Watchdog(settings.blocked_warning_s, settings.blocked_exit_s)
         self.breakers = BreakerView(breakers)
         self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
+        self.room = Room(settings.cache_bytes)
+        self.reads: ColdReads | None = None
+        if source is not None:
+            policy = (breakers or BreakerSettings()).policy_of(POSTGRES)
+            self.reads = ColdReads(
+                source,
+                Guard(POSTGRES, policy, self._reporter, luck),
+                linger_s=settings.cold_read_linger_s,
+                batch=settings.cold_read_agents,
+                now_ms=lambda: int(now() * 1000),
+                clock=clock,
+                luck=luck,
+            )
 
     async def run(self) -> None:
         """Join the group and work the shards that it gives this process; let go of them when cancelled."""
         refuse_blocking_calls()
         try:
             async with (
-                breakers_table(self._broker, self._catalogue, self.breakers.apply),
+                breakers_table(self._broker, self._catalogue, self._follow),
                 self._broker.producer() as producer,
                 asyncio.TaskGroup() as group,
             ):
                 if self._watch:
                     self._watchdog.start()
                 group.create_task(self._report_demand(producer))
+                group.create_task(self._watch_flushes())
+                if self.reads is not None:
+                    group.create_task(self.reads.run(), name="cold reads")
                 await self._membership.start(self)
                 await self._trim_for_ever()
         finally:
@@ -117,16 +144,55 @@ class ShardRole:
         await report_outcomes(
             producer,
             self._catalogue,
-            self.breakers.drain,
+            self._digests,
             every_s=DEMAND_INTERVAL_S,
             now_ms=lambda: int(self._now() * 1000),
         )
+
+    def _digests(self, now_ms: int) -> tuple[OutcomeDigest, ...]:
+        own = self.reads.guard.drain(now_ms) if self.reads is not None else ()
+        return (*self.breakers.drain(now_ms), *own)
+
+    def _follow(self, record: BreakerState) -> None:
+        self.breakers.apply(record)
+        if self.reads is not None and record.dependency == self.reads.guard.dependency:
+            self.reads.guard.apply(record)
+
+    # -- state (streams.shards.keeper) ---------------------------------------------------------------------------------
+
+    async def _watch_flushes(self) -> None:
+        """Tell the shards how far the sink has come, so that they evict what it has written."""
+        told = False
+        while True:
+            await asyncio.sleep(self._settings.flush_check_s)
+            keepers = [p.keeper for p in self.processors.values() if p.ready.is_set()]
+            try:
+                sources = [keeper.source for keeper in keepers]
+                found = await self._broker.admin.group_offsets(self._catalogue.flush_group, sources)
+            except StreamsError as error:
+                log.warning("the sink's position is not known", reason=str(error))
+                continue
+            for keeper in keepers:
+                keeper.advance(found.get(keeper.source))
+            if not told and self.room.used_bytes > self.room.limit_bytes and (why := self._stays(found)):
+                told = True
+                log.warning(
+                    "agents' state takes more than cache_bytes and stays in memory",
+                    used_bytes=self.room.used_bytes, cache_bytes=self.room.limit_bytes, reason=why,
+                )  # fmt: skip
+
+    def _stays(self, found: Collection[Partition]) -> str:
+        if self.reads is None:
+            return "no store is configured, so that nothing can be evicted; set STREAMS_MEMORY__DSN"
+        return "" if found else "no sink has written any of it to the store; run the role memory"
 
     # -- ownership (streams.broker.port.OwnershipListener) -------------------------------------------------------------
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         """Start a processor for each partition that is new here, stop those that are gone."""
         await self._stop(frozenset(self._tasks) - partitions)
+        for number in partitions:
+            self.room.join(number)
         for number in sorted(partitions - self._tasks.keys()):
             self._tasks[number] = asyncio.create_task(self._own(number), name=f"shard {number}")
         log.info("shards assigned", partitions=sorted(partitions))
@@ -194,6 +260,8 @@ class ShardRole:
             confirm=self._membership.confirm,
             pace=self._pace,
             watchdog=self._watchdog,
+            room=self.room,
+            reads=self.reads,
             now=self._now,
         )
 

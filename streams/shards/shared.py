@@ -67,6 +67,8 @@ class SharedRecordsOwner:
             engine.counters.repeated += 1
             self._repeat(request, answer)
             return
+        if engine.cold.defer(owner, request):
+            return
         self._reply(request, self.apply(request))
 
     def apply(self, request: SharedRequest, *, once: bool = False) -> Verdict:
@@ -77,7 +79,7 @@ class SharedRecordsOwner:
         """
         engine = self._engine
         owner = shared_id(request.name, request.key)
-        latest = engine.state.of(owner).deltas.get(RECORD)
+        latest = engine.state.of(owner).get(RECORD)
         version = dict(latest.vector) if latest is not None else {}
         value = latest.value if latest is not None and not latest.deleted else None
         if request.operation == "read":

@@ -1,10 +1,10 @@
 """Steps of this shard's handlers that concern shared records: asked of the record's shard, their outcomes delivered.
 
-A record of this shard is used at once. An `update` reads, applies its function and writes what came out, expecting the
-version that it has read. Updates of one record that wait in this shard go together: each is computed from what the one
-before it would make, and all are written in one transaction, each expecting that its predecessor was applied; the
-record's shard applies them in that order, or none from the first conflict on. A conflict brings what the record holds
-now, so that the next try needs one round trip. Nobody is told what was computed before it is written.
+A record that is in this shard's memory is used at once. An `update` reads, applies its function and writes what came
+out, expecting the version that it has read. Updates of one record that wait in this shard go together: each is computed
+from what the one before it would make, and all are written in one transaction, each expecting that its predecessor was
+applied; the record's shard applies them in that order, or none from the first conflict on. A conflict brings what the
+record holds now, so that the next try needs one round trip. Nobody is told what was computed before it is written.
 
 What gathers here is in memory only. It is made anew from the handlers that wait, and cannot do anything twice: a write
 is applied only while its version is the current one, and outcomes come back in the order in which the record's shard
@@ -111,7 +111,7 @@ class SharedSteps:
         """Return the outcome, the request to send, or None for an update that goes together with others."""
         step: SharedStep = request.spec
         partition = self._engine.partition_of(step.owner)
-        if partition == self._engine.partition:
+        if partition == self._engine.partition and self._engine.cold.at_hand(step.owner):
             return self._here(live, request, step)
         if step.operation == "update":
             self._join(live, request)

@@ -44,5 +44,5 @@ class StateWrites:
         instance = engine.instances.get(owner)
         for reader in instance.readers.values() if instance else ():
             if reader.snapshot is None:
-                reader.snapshot = tuple(encode(delta) for delta in engine.state.of(owner).deltas.values())
+                reader.snapshot = tuple(encode(delta) for delta in engine.state.of(owner).all())
                 engine.touch(reader)

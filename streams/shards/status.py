@@ -10,20 +10,22 @@ from streams.agents.run import Request
 from streams.records import decode_as
 from streams.records.invocations import Result
 from streams.records.journal import Marker
+from streams.shards.cold import WAITS_FOR_STORE, waits_for_store
 from streams.shards.handlers import WORK
 from streams.shards.live import QUEUED, RUNNING, Live
 
 
-def describe_live(live: Live, position: int, now: float, *, paused: bool = False) -> dict[str, Any]:
+def describe_live(live: Live, position: int, now: float, *, paused: bool = False, trouble: str = "") -> dict[str, Any]:
     """Return where a live invocation stands, as plain JSON values.
 
     Args:
         position: Place in its mailbox, 1 for the next; 0 where it is in none.
         paused: An operator has paused its agent.
+        trouble: Why the store cannot be read, if it cannot.
     """
     status: dict[str, Any] = {
         "invocation": live.id,
-        "phase": live.phase,
+        "phase": "waiting" if waits_for_store(live) else live.phase,
         "version": live.version,
         "tenant": live.invocation.tenant,
         "incarnation": live.incarnation,
@@ -32,20 +34,22 @@ def describe_live(live: Live, position: int, now: float, *, paused: bool = False
         "deadline_ms": live.invocation.deadline_ms,
         "completions": len(live.open) + len(live.closed),
         "age_s": round(now - live.invocation.submitted_at_ms / 1000, 3),
-        "waits_for": _waits_for(live, position, now, paused),
+        "waits_for": _waits_for(live, position, now, paused, trouble),
     }
     if live.reason:
         status["reason"] = live.reason
     return status
 
 
-def _waits_for(live: Live, position: int, now: float, paused: bool) -> list[dict[str, Any]]:
+def _waits_for(live: Live, position: int, now: float, paused: bool, trouble: str) -> list[dict[str, Any]]:
     if live.phase == QUEUED:
         if paused:
             return [{"kind": "operator", "name": f"agent {live.invocation.agent!r} is paused"}]
         if position:
             return [{"kind": "mailbox", "name": live.invocation.agent_id, "position": position}]
         return [{"kind": "not-before", "in_s": round(live.invocation.not_before_ms / 1000 - now, 3)}]
+    if waits_for_store(live):
+        return [{"kind": "store", "name": WAITS_FOR_STORE, **({"problem": trouble} if trouble else {})}]
     if live.phase != RUNNING:
         return [{"kind": "operator", "name": live.reason}]
     if live.run is None:

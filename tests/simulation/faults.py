@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from streams.broker.port import Message
+from streams.broker.simulated import Process
 from streams.errors import CodecError
 from streams.records import decode
 from streams.records.signals import Order
@@ -58,7 +59,8 @@ class Faults:
             case "compact":
                 world.keep_deltas()
                 for kind in ("journal", "state-deltas", "tool-claims"):
-                    world.log.compact(world.catalogue.name(kind))
+                    # A tombstone of state that is missed does no harm: the filter tells that the store has more.
+                    world.log.compact(world.catalogue.name(kind), drop_tombstones=kind == "state-deltas")
             case "copy result":
                 self._copy("tool-results", fault.amount)
                 self._copy("llm-results", fault.amount)
@@ -70,10 +72,28 @@ class Faults:
                 self._copy("invocations", fault.amount, elsewhere=True)
             case "garbage":
                 self._garbage(fault.amount)
+            case "kill sink":
+                self._sink(fault).kill()
+            case "freeze sink":
+                self._sink(fault).freeze()
+                self._thawing.append(asyncio.create_task(self._thaw(self._sink(fault), 0.1 + fault.amount * 6.0)))
+            case "store away":
+                self._thawing.append(asyncio.create_task(self._leave(0.1 + fault.amount * 4.0)))
+            case "fail over":
+                assert world.plan.storage is not None
+                world.store.fail_over(1 + int(fault.amount * 6), world.plan.storage.tombstone_after_s)
             case "trim":
                 role = world.roles.get(host.name)
                 if role is not None and host.process.running:
                     host.process.spawn(role.trim())
+
+    def _sink(self, fault: Fault) -> Process:
+        return self._world.sinks[int(fault.amount * 1_000) % len(self._world.sinks)].process
+
+    async def _leave(self, for_s: float) -> None:
+        self._world.store.away = True
+        await asyncio.sleep(for_s)
+        self._world.store.away = False
 
     async def _thaw(self, process: object, after_s: float) -> None:
         await asyncio.sleep(after_s)

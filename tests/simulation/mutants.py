@@ -18,8 +18,13 @@ from streams.broker.ring import OrderedRing
 from streams.broker.simulated.broker import SimulatedTransactions
 from streams.shards import ending, handlers
 from streams.shards.applied import Applied
+from streams.shards.cold import Cold
+from streams.shards.cold_reads import ColdReads
 from streams.shards.engine import Engine
+from streams.shards.evicted import EvictedFilter
+from streams.shards.flushed import Flushed
 from streams.shards.live import CURSOR_KEY, RUNNING
+from streams.shards.memory import AgentRecords, StateStore
 from streams.shards.outcomes import Outcomes
 from streams.shards.processor import ShardProcessor
 from streams.shards.role import ShardRole
@@ -202,6 +207,63 @@ def applied_forgotten() -> AbstractContextManager[Any]:
     return patch.object(Applied, "restore", lambda self, record: None)
 
 
+def evict_unflushed() -> AbstractContextManager[Any]:
+    """State is evicted that the sink has not written yet."""
+    return patch.object(Flushed, "advance", lambda self, offset: 2**62)
+
+
+def tombstone_is_delete() -> AbstractContextManager[Any]:
+    """An agent whose state has left the log counts as one that never had any."""
+    return patch.object(EvictedFilter, "may_contain", lambda self, owner: False)
+
+
+def filter_not_journaled() -> AbstractContextManager[Any]:
+    """State leaves the log, and the next owner is not told."""
+    return patch.object(EvictedFilter, "writes", lambda self: iter(()))
+
+
+def part_for_the_whole() -> AbstractContextManager[Any]:
+    """What the log still has of an agent counts as all of its state."""
+    put = StateStore.put_encoded
+
+    def whole(self: Any, *given: Any, sequence: int, complete: bool) -> None:
+        put(self, *given, sequence=sequence, complete=True)
+
+    return patch.object(StateStore, "put_encoded", whole)
+
+
+def log_not_merged() -> AbstractContextManager[Any]:
+    """What was read of the store replaces what the log has that is newer."""
+    return patch.object(AgentRecords, "merge", lambda self, other: None)
+
+
+def stale_reads() -> AbstractContextManager[Any]:
+    """A store that has lost its last commits is believed."""
+    return patch.object(Cold, "_least", lambda self, owner: 0)
+
+
+def tombstone_unseen() -> AbstractContextManager[Any]:
+    """What is flushed leaves the log, without a look whether the store still has it."""
+
+    async def all_there(self: Any, records: Any) -> Any:
+        return AnyVersion()
+
+    class AnyVersion(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            return AnyOrder()
+
+    class AnyOrder:
+        def __lt__(self, other: object) -> bool:
+            return False
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    return patch.object(ColdReads, "versions", all_there)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "none": nullcontext,
     "commit before sends": commit_before_sends,
@@ -218,6 +280,13 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "shared writes unchecked": versions_unchecked,
     "predecessor unchecked": predecessor_unchecked,
     "applied writes forgotten": applied_forgotten,
+    "evict above the watermark": evict_unflushed,
+    "tombstone read as a delete": tombstone_is_delete,
+    "filter not journaled": filter_not_journaled,
+    "part taken for the whole": part_for_the_whole,
+    "log not merged": log_not_merged,
+    "stale reads believed": stale_reads,
+    "tombstoned unseen": tombstone_unseen,
 }
 
 

@@ -15,7 +15,7 @@ from streams.records.control import DeadLetter
 from streams.records.headers import header
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation, Result
-from streams.records.journal import AppliedWrites, Cursor, Marker
+from streams.records.journal import AppliedWrites, Cursor, EvictedPage, EvictedSummary, FlushMarks, Marker
 from streams.records.state import StateDelta
 from streams.records.steps import ToolClaim
 from streams.shards.engine import Engine
@@ -23,6 +23,9 @@ from streams.shards.live import CURSOR_KEY
 from streams.shards.restore import Restored
 from tests.simulation import sharing
 from tests.simulation.application import Ask, Reply, deploy, link
+
+_STAYS = (Cursor, Marker, AppliedWrites, EvictedPage, EvictedSummary, FlushMarks)
+"""What a journal holds though nothing is live."""
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -121,10 +124,14 @@ class Oracle:
             state["notes"] += reply.noted
             state["bag"] = reply.bagged
             state["pasts"].add((state["chain"], state["count"], state["notes"]))
-        latest: dict[str, StateDelta] = {}
+        latest = {f"{owner}\x00{record}": delta for (owner, record), delta in self._world.store.state.items()}
         for record in self._records("state-deltas"):
-            delta = decode_as(StateDelta, record.value or b"")
-            latest[f"{delta.owner}\x00{delta.record}"] = delta
+            if record.value is None:
+                continue  # no longer kept in the log; the store has it
+            delta = decode_as(StateDelta, record.value)
+            key = f"{delta.owner}\x00{delta.record}"
+            if key not in latest or latest[key].sequence < delta.sequence:
+                latest[key] = delta
         for owner, state in instances.items():
             for name in ("chain", "count"):
                 found = latest.get(f"{owner}\x00{name}")
@@ -164,7 +171,9 @@ class Oracle:
     def _deltas(self) -> Iterator[str]:
         sequences: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
         for record in self._records("state-deltas"):
-            delta = decode_as(StateDelta, record.value or b"")
+            if record.value is None:
+                continue
+            delta = decode_as(StateDelta, record.value)
             epoch, sequence = sequences[record.partition]
             if delta.epoch < epoch or delta.sequence <= sequence:
                 before = f"{(epoch, sequence)} in shard {record.partition}"
@@ -221,7 +230,7 @@ def _restore(world: World, app: App, number: int) -> Engine:
     )
     restored.into(engine, world.now())
     kept = {key: decode(value) for key, value in restored.journal.items()}
-    strange = [key for key, record in kept.items() if not isinstance(record, AppliedWrites | Cursor | Marker)]
+    strange = [key for key, record in kept.items() if not isinstance(record, _STAYS)]
     if strange:
         world.problems.append(f"shard {number} keeps {strange[:4]} in its journal though nothing is live")
     return engine
@@ -232,8 +241,11 @@ def _differences(number: int, engine: Engine, restored: Engine) -> Iterator[str]
         here, there = getattr(engine, name), getattr(restored, name)
         if here != there:
             yield f"shard {number}: {name} is {here} in memory, {there} in the log"
-    for owner in engine.state._agents.keys() | restored.state._agents.keys():
-        if engine.state.of(owner).deltas != restored.state.of(owner).deltas:
+    for owner, records in restored.state.owners():
+        here = engine.state.find(owner)
+        if here is None or not here.complete or not records.complete:
+            continue
+        if {delta.record: delta for delta in here.all()} != {delta.record: delta for delta in records.all()}:
             yield f"shard {number}: state of {owner} differs between memory and log"
     if engine.applied._answers != restored.applied._answers:
         yield f"shard {number}: applied requests differ between memory and log"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -26,6 +26,8 @@ FAULTS = (
     "garbage",
     "trim",
 )
+
+STORE_FAULTS = ("kill", "trap", "kill sink", "freeze sink", "store away", "compact", "fail over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,29 @@ class Fault:
     amount: float
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a world's state leaves the memory of its shards, and the log.
+
+    Attributes:
+        sinks: Processes that write back.
+        cache_bytes: What state may take in memory.
+        tombstone_after_s: Age from which state may leave the log.
+    """
+
+    sinks: int
+    cache_bytes: int
+    tombstone_after_s: float
+    sweep_interval_s: float
+    batch_rows: int
+
+
 @dataclass(slots=True)
 class Plan:
     """See the module.
 
     Attributes:
+        storage: None for a world without a store.
         orders: (time, action, target) of operators.
         look_ahead: Calls of a partition that a tool worker opens, beyond what its tools may run at a time.
         parked: Offsets of the overflow lane that it remembers.
@@ -98,6 +118,7 @@ class Plan:
     orders: list[tuple[float, str, str]] = field(default_factory=list)
     faults_end_s: float = 0.0
     sharing: list[Sharing] = field(default_factory=list)
+    storage: Storage | None = None
 
 
 def draw_plan(seed: int) -> Plan:
@@ -124,6 +145,7 @@ def draw_plan(seed: int) -> Plan:
     _submit(plan, draw, span_s)
     _break(plan, draw, span_s + draw.choice((0.5, 3.0)))
     draw_sharing(plan, seed, span_s)
+    _store(plan, Random(f"storage {seed}"))
     return plan
 
 
@@ -177,3 +199,26 @@ def _break(plan: Plan, draw: Random, span_s: float) -> None:
         plan.faults.append(Fault(draw.random() * span_s, kind, host, amount))
     plan.faults.sort(key=lambda fault: fault.at_s)
     plan.faults_end_s = span_s
+
+
+def _store(plan: Plan, draw: Random) -> None:
+    """Let most worlds have a store and little memory; spread the load, so that state is used after it has left."""
+    if draw.random() < 0.3:
+        return
+    plan.storage = Storage(
+        sinks=draw.choice((1, 1, 2)),
+        cache_bytes=draw.choice((1, 1, 3_000)),
+        tombstone_after_s=draw.choice((0.0, 0.2, 1.0)),
+        sweep_interval_s=draw.choice((0.1, 0.5, 2.0)),
+        batch_rows=draw.choice((1, 5, 1_000)),
+    )
+    stretch = draw.choice((1.0, 3.0))
+    end_s = plan.faults_end_s * stretch
+    plan.submissions = [replace(one, at_s=one.at_s * stretch) for one in plan.submissions]
+    plan.orders = [(at_s * stretch, action, target) for at_s, action, target in plan.orders]
+    plan.faults = [replace(fault, at_s=fault.at_s * stretch) for fault in plan.faults]
+    for _ in range(draw.choice((0, 1, 3, 6))):
+        kind = draw.choice(STORE_FAULTS)
+        plan.faults.append(Fault(draw.random() * end_s, kind, draw.randrange(plan.shards), draw.random()))
+    plan.faults.sort(key=lambda fault: fault.at_s)
+    plan.faults_end_s = end_s

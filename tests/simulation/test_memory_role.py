@@ -5,7 +5,6 @@ newer is. At the end everything is.
 """
 
 import asyncio
-from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -13,8 +12,7 @@ import pytest
 from streams.broker.port import Message, Partition, TopicSpec
 from streams.broker.simulated import Process, SimulatedBroker, SimulatedLog
 from streams.broker.table import read_to_end
-from streams.errors import BrokerError, StoreUnavailable
-from streams.memory.refusals import Contended
+from streams.errors import BrokerError
 from streams.memory.role import MemoryRole
 from streams.memory.settings import MemorySettings
 from streams.records import decode_as, encode
@@ -22,42 +20,11 @@ from streams.records.invocations import Result
 from streams.records.state import StateDelta
 from streams.records.topics import Catalogue
 from streams.testing.virtual_time import run
+from tests.simulation.store import Postgres
 
 CATALOGUE = Catalogue("ns", 3)
 SETTINGS = MemorySettings(batch_rows=20, flush_interval_s=0.05, retry_ceiling_s=1.0)
 SINKS, ROUNDS = 2, 120
-
-
-class Postgres:
-    """Tables with the guard of the real ones. A write may happen and its answer be lost."""
-
-    def __init__(self, random: Random) -> None:
-        self.state: dict[tuple[str, str], StateDelta] = {}
-        self.results: set[str] = set()
-        self.away = False
-        self._random = random
-
-    async def write_state(self, deltas: Sequence[StateDelta]) -> int:
-        await self._trouble()
-        for delta in deltas:
-            known = self.state.get((delta.owner, delta.record))
-            if known is None or (known.epoch, known.sequence) < (delta.epoch, delta.sequence):
-                self.state[delta.owner, delta.record] = delta
-        await self._trouble()
-        return len(deltas)
-
-    async def write_invocations(self, results: Sequence[Result]) -> int:
-        await self._trouble()
-        self.results.update(result.id for result in results)
-        await self._trouble()
-        return len(results)
-
-    async def _trouble(self) -> None:
-        await asyncio.sleep(self._random.random() * 0.02)
-        if self.away or self._random.random() < 0.02:
-            raise StoreUnavailable("away")
-        if self._random.random() < 0.02:
-            raise Contended("deadlock")
 
 
 class World:

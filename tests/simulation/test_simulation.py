@@ -52,7 +52,14 @@ def test_a_seed_replays_exactly():
         "claims skipped",
         "cursor apart from effects",
         "shared writes unchecked",
+        "tombstone read as a delete",
+        "part taken for the whole",
+        "tombstoned unseen",
     ],
 )
 def test_the_oracle_finds_broken_code(mutant):
     assert first_seed_that_finds(mutant, range(100)) is not None
+
+
+def test_the_oracle_finds_state_that_was_evicted_too_early():
+    assert first_seed_that_finds("evict above the watermark", range(100, 200)) is not None

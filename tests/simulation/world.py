@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
+from random import Random, random
 from typing import Any
 from unittest.mock import patch
 from zlib import crc32
@@ -27,6 +27,8 @@ from streams.llm.chat import ChatRequest
 from streams.llm.function import FunctionProvider
 from streams.llm.role import LlmRole
 from streams.llm.settings import LlmSettings, PoolSettings
+from streams.memory.role import MemoryRole
+from streams.memory.settings import MemorySettings
 from streams.records.invocations import Result
 from streams.records.state import StateDelta
 from streams.records.topics import SHARD_INPUTS, Catalogue
@@ -42,6 +44,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.hosts import Host, TrappedBroker
 from tests.simulation.plan import Plan
 from tests.simulation.sharing import Seen, shared_deltas_of
+from tests.simulation.store import Postgres
 
 DEDUP_S = 7_200.0
 QUIET_LIMIT_S = 400.0
@@ -102,16 +105,31 @@ class World:
         self.traps: dict[Process, int] = {}
         self.settings = SmallShards(
             max_hot=self.plan.max_hot, chunk_bytes=self.plan.chunk_bytes, max_mailbox=self.plan.max_mailbox,
-            max_working=self.plan.max_working, bite_records=self.plan.bite,
+            max_working=self.plan.max_working, bite_records=self.plan.bite, **self._storage(),
         )  # fmt: skip
+        self.store = Postgres(Random(f"store {self.seed}"))
         self.newest = list(self.plan.newest)
         self.hosts = [self._shard_host(n) for n in range(self.plan.shards)]
         self.hosts += [self._host(f"tools-{n}", self._tools, n == 0) for n in range(self.plan.tools)]
         self.hosts.append(self._host("llm", self._llm, True))
         self.callers = Callers(self)
         self.hosts.append(self._host("clients", self.callers.run, False))
+        sinks = self.plan.storage.sinks if self.plan.storage else 0
+        self.sinks = [self._host(f"memory-{n}", self._memory, n == 0) for n in range(sinks)]
+        self.hosts += self.sinks
         self._tasks: list[asyncio.Task[None]] = []
         self._deltas: dict[tuple[int, int], StateDelta] = {}
+
+    def _storage(self) -> dict[str, Any]:
+        storage = self.plan.storage
+        if storage is None:
+            return {}
+        return {
+            "cache_bytes": storage.cache_bytes,
+            "tombstone_after_s": storage.tombstone_after_s,
+            "sweep_interval_s": storage.sweep_interval_s,
+            "flush_check_s": 0.1,
+        }
 
     # -- roles ---------------------------------------------------------------------------------------------------------
 
@@ -135,6 +153,8 @@ class World:
             clock=asyncio.get_running_loop().time,
             die=lambda reason: self._die(process, reason),
             watch=False,
+            source=self.store if self.plan.storage else None,
+            luck=Random(self.random.random()).random if self.plan.storage else random,
         )
         self.roles[f"shards-{number}"] = role
         await role.run()
@@ -150,6 +170,18 @@ class World:
             clock=asyncio.get_running_loop().time,
             random=Random(self.random.random()),
         )
+        await role.run()
+
+    async def _memory(self, instance: str | None, process: Process) -> None:
+        assert self.plan.storage is not None
+        settings = MemorySettings(
+            batch_rows=self.plan.storage.batch_rows, flush_interval_s=0.05, retry_ceiling_s=1.0,
+            group_instance_id=instance,
+        )  # fmt: skip
+        role = MemoryRole(
+            SimulatedBroker(self.log, process), self.catalogue, settings,
+            store=self.store, now_ms=self.log.now_ms, rng=Random(self.random.random()),
+        )  # fmt: skip
         await role.run()
 
     async def _llm(self, instance: str | None, process: Process) -> None:
@@ -256,9 +288,18 @@ class World:
                 self._deltas[record.partition, record.offset] = delta
 
     def shared_deltas(self) -> list[StateDelta]:
-        """Return all writes to shared records, those of one record in their order."""
+        """Return all writes to shared records, those of one record in their order.
+
+        One that a shard has written again, since the store had lost it, is the same write.
+        """
         self.keep_deltas()
-        return [self._deltas[place] for place in sorted(self._deltas)]
+        found, versions = [], dict[str, dict[str, int]]()
+        for place in sorted(self._deltas):
+            delta = self._deltas[place]
+            if versions.get(delta.owner) != delta.vector:
+                found.append(delta)
+            versions[delta.owner] = delta.vector
+        return found
 
     def fingerprint(self) -> int:
         """Return a number that is the same for the same history."""

@@ -37,7 +37,7 @@ def test_only_shards_write_results() -> None:
 
 
 def test_groups_are_those_that_roles_join_and_commit_to() -> None:
-    assert set(grants("shards", "group")) == {"payments-shards", "payments-shards-owners"}
+    assert set(grants("shards", "group")) == {"payments-shards", "payments-shards-owners", "payments-memory-sink"}
     assert set(grants("tools", "group")) == {"payments-tools", "payments-tools-owners"}
     assert set(grants("memory", "group")) == {"payments-memory", "payments-memory-sink"}
     looked_at = ("payments-shards", "payments-tools", "payments-llm", "payments-memory-sink")

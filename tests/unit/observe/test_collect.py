@@ -30,8 +30,13 @@ from streams.records.invocations import Invocation, Result
 from streams.records.journal import Completion
 from streams.records.load import Load, Queue
 from streams.records.steps import LlmResult
+from streams.shards.cold import ColdCounters
+from streams.shards.cold_reads import ColdReads
 from streams.shards.effects import Counters
+from streams.shards.flushed import Flushed
 from streams.shards.measures import ShardMeasures
+from streams.shards.memory import StateStore
+from streams.shards.room import Room
 from streams.tools.retry_budget import RetryBudget
 
 INVOCATION = Invocation("dispute", "c-1", "k", b"", submitted_at_ms=100_000, deadline_ms=900_000)
@@ -53,9 +58,15 @@ def processor(*, ready=True, stuck="", **counters):
     started = asyncio.Event()
     if ready:
         started.set()
-    engine = SimpleNamespace(counters=Counters(**counters), open_count=7, saturated=False)
+    engine = SimpleNamespace(
+        counters=Counters(**counters), open_count=7, saturated=False, state=StateStore(),
+        cold=SimpleNamespace(counters=ColdCounters(hits=90, misses=10)),
+    )  # fmt: skip
+    flushed = Flushed()
+    flushed.wrote(1, 1, 640)
     return SimpleNamespace(
-        engine=engine, ready=started, stuck=stuck, transactions=5, written=50, restored_records=9, restored_s=0.25
+        keeper=SimpleNamespace(flushed=flushed), engine=engine, ready=started, stuck=stuck, transactions=5,
+        written=50, restored_records=9, restored_s=0.25,
     )  # fmt: skip
 
 
@@ -72,11 +83,21 @@ def measured():
     return it
 
 
+def cold_reads():
+    it = ColdReads(
+        SimpleNamespace(), guard("postgres"), linger_s=0, batch=1, now_ms=lambda: 0, clock=lambda: 0.0, luck=random
+    )  # fmt: skip
+    it.counters.agents = 40
+    return it
+
+
 def shards(**processors):
     numbered = {int(name.removeprefix("p")): it for name, it in processors.items()}
     view = BreakerView()
     view.apply(BreakerState("tool:bank", "open", 1, 1, "half of its calls failed", 0))
-    return SimpleNamespace(processors=numbered, measures=measured(), breakers=view)
+    room = Room(1_000)
+    room.count(0, 300)
+    return SimpleNamespace(processors=numbered, measures=measured(), breakers=view, room=room, reads=cold_reads())
 
 
 def queue(partitions=(0, 1), open_calls=3):
@@ -159,6 +180,10 @@ def scraped():
         ("streams_shard_accepted_invocations_total", {"partition": "0"}, 10),
         ("streams_shard_finished_invocations_total", {"partition": "0", "status": "failed"}, 1),
         ("streams_shard_restore_seconds", {"partition": "0"}, 0.25),
+        ("streams_shard_state_misses_total", {"partition": "0"}, 10),
+        ("streams_shard_state_dirty_bytes", {"partition": "3"}, 640),
+        ("streams_state_cache_bytes", {}, 300),
+        ("streams_cold_read_agents_total", {}, 40),
         ("streams_queue_open_calls", {"role": "tools"}, 3),
         ("streams_breaker_phase", {"role": "tools", "dependency": "tool:crm", "phase": "open"}, 1),
         ("streams_breaker_phase", {"role": "tools", "dependency": "tool:crm", "phase": "closed"}, 0),

@@ -1,0 +1,43 @@
+"""Reading evicted state back for shards: a store that is opened when first needed, so that shards start without it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from streams.memory.settings import MemorySettings
+from streams.memory.store import PostgresStore
+from streams.records.state import StateDelta
+
+
+class PostgresSource:
+    """What `streams.shards.cold_reads` reads from (its `StateSource`).
+
+    Methods raise `StoreUnavailable` while Postgres is away or its tables are not there yet, `StoreError` otherwise.
+    """
+
+    def __init__(self, settings: MemorySettings, namespace: str) -> None:
+        self._store = PostgresStore(settings, namespace)
+        self._opening = asyncio.Lock()
+        self._open = False
+
+    async def read_owners(self, owners: Collection[str]) -> list[StateDelta]:
+        """Return all records of *owners*, deleted ones too."""
+        return await (await self._opened()).read_owners(owners)
+
+    async def versions(self, records: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return (epoch, sequence) of those of *records* (owner and name) that exist."""
+        return await (await self._opened()).versions(records)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._open:
+            self._open = False
+            await self._store.__aexit__()
+
+    async def _opened(self) -> PostgresStore:
+        async with self._opening:
+            if not self._open:
+                await self._store.__aenter__()
+                self._open = True
+        return self._store
