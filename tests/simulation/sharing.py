@@ -86,12 +86,11 @@ def mixed(token: str) -> Callable[[Any], int]:
 async def share(ctx: Context[Any], seen: list[Any], known: dict[str, Any], what: str, key: str, token: str) -> None:
     """Do one operation in a handler, and note in *seen* what came of it."""
     records, start = ctx.shared(NAME, int), ctx.now().timestamp()
-    try:
-        status, value, version, expected = await _operate(records, known, what, key, token)
-    except asyncio.CancelledError:
-        seen.append(["unfinished", key, token])
-        raise
-    seen.append(["shared", what, key, token, start, ctx.now().timestamp(), status, value, version, expected])
+    # Until it has ended: it may be cancelled, or be left behind by a handler that returns.
+    entry: Seen = ["unfinished", key, token]
+    seen.append(entry)
+    status, value, version, expected = await _operate(records, known, what, key, token)
+    entry[:] = ["shared", what, key, token, start, ctx.now().timestamp(), status, value, version, expected]
 
 
 async def _operate(
