@@ -14,6 +14,7 @@ from streams.cli import (
     dead_letters,
     demo,
     inspection,
+    lag,
     llm,
     mcp,
     orders,
@@ -50,7 +51,7 @@ app = typer.Typer(
 COMMANDS = {
     "Run agents": (demo, run),
     "Ask them": (submit, results, inspection),
-    "Operate": (orders, breakers, llm, dead_letters),
+    "Operate": (lag, orders, breakers, llm, dead_letters),
     "Set up": (topics, mcp, settings),
 }
 """Modules with a `register(app)`, by the heading under which their commands stand."""

@@ -253,6 +253,8 @@ def _control(role: ControlRole) -> Iterator[Sample]:
 
 def _lag(report: LagReport) -> Iterator[Sample]:
     for stage in report.stages:
+        if stage.kind in m.OPTIONAL_STAGES and not stage.consumed:
+            continue  # a deployment without a memory sink; its "lag" would grow for ever
         for lag in stage.partitions:
             labels = (stage.name, str(lag.number))
             yield Sample(m.LAG_RECORDS, lag.unread, labels)

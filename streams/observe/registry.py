@@ -65,6 +65,8 @@ PHASES: Final = ("closed", "open", "half-open", "forced-open", "forced-closed", 
 SHARD: Final = ("partition",)
 LANE: Final = ("lane", "partition")
 LEVELS: Final = ("open", "slow", "closed")
+OPTIONAL_STAGES: Final = ("state-deltas", "results")
+"""Topics that have a lag only where a memory sink reads them."""
 KEY: Final = ("pool", "key")
 USAGE: Final = ("tenant", "model")
 BUCKET: Final = ("pool", "key", "quantity")

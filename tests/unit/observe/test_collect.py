@@ -319,6 +319,15 @@ def test_a_control_process_that_does_not_sample_the_log_has_no_lag():
     assert [sample.metric for sample in found] == [registry.ROLE_READY, registry.CONTROL_UNREADABLE]
 
 
+def test_what_a_sink_would_read_has_no_lag_where_there_is_no_sink():
+    stages = [StageReport(kind, kind, consumed, (LAG,)) for kind, consumed in
+              (("invocations", False), ("state-deltas", False), ("results", True))]  # fmt: skip
+    plane = every_role()["control"].plane
+    plane.report = LagReport(100_000, tuple(stages), {})
+    found = samples({"control": SimpleNamespace(started=True, plane=plane)})
+    assert [it.labels[0] for it in found if it.metric is registry.LAG_SECONDS] == ["invocations", "results"]
+
+
 def test_control_is_ready_once_it_decides():
     assert missing({"control": SimpleNamespace(started=False)}) == {"control": "Faust has not started yet"}
 
