@@ -3,6 +3,7 @@
 import re
 
 from streams.observe import registry
+from streams.observe.__main__ import FILE, document
 from streams.observe.registry import METRICS
 
 UNBOUNDED = {"agent_key", "agent_id", "invocation", "invocation_id", "idempotency_key", "tenant", "client"}
@@ -37,3 +38,23 @@ def test_no_label_names_an_agent_instance_or_an_invocation_and_tenants_only_with
 
 def test_the_list_has_every_metric_of_the_module():
     assert set(METRICS) == {value for value in vars(registry).values() if isinstance(value, registry.Metric)}
+
+
+def test_the_list_for_people_is_that_of_the_registry():
+    assert FILE.read_text() == document(), "write it again: python -m streams.observe"
+
+
+def test_the_list_has_a_row_for_each_metric():
+    rows = [line for line in document().splitlines() if line.startswith("| `streams_")]
+    assert len(rows) == len(METRICS)
+    assert all(line.count(" | ") == 4 for line in rows)
+
+
+def test_names_in_the_documentation_are_in_the_registry():
+    known = {
+        *(name for metric in METRICS for name in (metric.name, *metric.series)),
+        "streams_kafka",
+        "streams_postgres",
+    }
+    text = (FILE.parents[2] / "README.md").read_text()
+    assert set(re.findall(r"\bstreams_[a-z_]+", text)) <= known
