@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from streams.broker.embedded import EmbeddedKafka
-from tests.bench import engine, floor, gateway, metrics, open_invocations, pipeline, restore, resume, sharing
+from tests.bench import (
+    breaker,
+    cascade,
+    engine,
+    floor,
+    gateway,
+    metrics,
+    open_invocations,
+    pipeline,
+    restore,
+    resume,
+    sharing,
+)
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -46,6 +58,22 @@ def test_an_invocation_of_many_steps_writes_so_much_a_step() -> None:
 def test_metrics_have_their_price() -> None:
     figures = metrics.metrics(100, 1)
     assert 0 < figures["us_per_invocation"] < figures["scrape_of_full_histogram_ms"] * 1_000
+
+
+def test_breakers_are_measured_beside_their_peers() -> None:
+    lines = breaker.measure(100, 1)
+    assert lines[0].keys() >= {"bench", "us_per_call", "us_best"}
+    assert {"guard", "pybreaker", "purgatory"} <= {line["case"] for line in lines}
+
+
+def test_the_cascade_happens_without_breakers_and_does_not_with_them(tmp_path: Path) -> None:
+    scenes = [cascade.play(breakers=breakers, hours=0.25, compress=1, failure_rate=0.5) for breakers in (False, True)]
+    without, with_breakers = (scene.lines()[2] for scene in scenes)
+    assert with_breakers["success_rate"] > without["success_rate"]
+    assert with_breakers["crm_calls"] < without["crm_calls"]
+    assert all(line["success_rate"] == 1 for scene in scenes for line in scene.lines()[:2])
+    cascade.draw(scenes, tmp_path / "cascade.png")
+    assert (tmp_path / "cascade.png").stat().st_size > 10_000
 
 
 def test_open_invocations_are_all_open() -> None:
