@@ -257,6 +257,8 @@ class Handlers:
         """Note what is needed to find an invocation again that waits: its hash, when to wake it."""
         live.asked = run.asked
         live.patches = run.patches
+        for request in run.take_abandoned("tool"):
+            self._desk.outbox.add(self._dispatcher.cancel(live, request))
         wake = live.invocation.deadline_ms / 1000
         if (timer := run.loop.next_timer()) is not None:
             wake = min(wake, timer[0])
@@ -264,8 +266,6 @@ class Handlers:
             heapq.heappop(live.deadlines)
         if live.deadlines:
             wake = min(wake, live.deadlines[0][0])
-        for request in run.take_abandoned("tool"):
-            self._desk.outbox.add(self._dispatcher.cancel(live, request))
         working = False
         for request in run.pending.values():
             if request.abandoned:

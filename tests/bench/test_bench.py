@@ -12,6 +12,7 @@ import pytest
 from streams.broker.embedded import EmbeddedKafka
 from tests.bench import (
     breaker,
+    bulkhead,
     cascade,
     engine,
     floor,
@@ -138,3 +139,10 @@ def test_cases_are_listed() -> None:
     assert {"breaker", "engine", "floor", "gateway", "memory", "open_invocations", "pipeline", "restore", "resume"} <= {
         *listed.stdout.split()
     }
+
+
+@pytest.mark.kafka
+async def test_a_dead_tool_is_called_and_the_healthy_ones_answer(bootstrap: str) -> None:
+    figures = await bulkhead.bulkhead(bootstrap, breakers=False, runs=300, rounds=1)
+    assert figures["beside_the_dead"]["dead_calls"] > 0 == figures["alone"]["dead_calls"]
+    assert figures.keys() >= {"bench", "healthy_throughput_ratio", "healthy_p99_ratio"}
