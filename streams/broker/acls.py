@@ -21,6 +21,13 @@ _GROUPS: dict[Role, tuple[str, ...]] = {
     "memory": ("memory", "memory-sink"),
     "control": ("control",),
 }
+_DELETES: dict[Role, tuple[str, ...]] = {
+    "shards": SHARD_INPUTS,
+    "tools": ("tool-calls", "tool-overflow"),
+    "llm": ("llm-requests",),
+}
+"""Kinds of topics of which a role deletes what it has consumed."""
+
 _TRANSACTIONS: dict[Role, str] = {"shards": "shard", "tools": "claims", "llm": "llm", "control": "control"}
 """Rings of producers are named `<namespace>-<word>-<partition>-<number>`."""
 
@@ -88,12 +95,11 @@ def _grants(catalogue: Catalogue, role: Role) -> Iterator[Grant]:
         yield Grant(role, principal, "topic", f"{catalogue.namespace}.", every, prefixed=True)
         yield Grant(role, principal, "group", f"{catalogue.namespace}-", ("Describe",), prefixed=True)
         return
-    deletes = {catalogue.name(kind) for kind in SHARD_INPUTS} if role == "shards" else set()
     for plan in catalogue.topics():
         operations = [
             *(["Read"] if role in plan.kind.read_by else []),
             *(["Write"] if role in plan.kind.written_by else []),
-            *(["Delete"] if plan.name in deletes else []),
+            *(["Delete"] if plan.kind.name in _DELETES.get(role, ()) else []),
         ]
         if operations:
             yield Grant(role, principal, "topic", plan.name, tuple(operations))

@@ -152,7 +152,8 @@ async def test_every_role_works_with_its_grants_and_no_others(guarded: EmbeddedK
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-        await of["shards"].admin.delete_records({Partition(catalogue.name("invocations"), 0): 0})
+        for role, kind in (("shards", "invocations"), ("tools", "tool-overflow"), ("llm", "llm-requests")):
+            await of[role].admin.delete_records({Partition(catalogue.name(kind), 0): 0})
         forged = Message(catalogue.name("results"), b"settle/ann", b"forged", 0)
         for role in ("clients", "tools", "llm", "memory", "control"):
             with pytest.raises(BrokerError):

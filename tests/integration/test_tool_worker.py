@@ -8,13 +8,15 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
-from streams import Handle
+from streams import App, Handle, UnknownInvocation
 from streams.client.outcome import InvocationResult
+from streams.tools.role import ToolRole
+from streams.tools.settings import ToolSettings
 from tests.integration.effects_app import alone, app, parent, payer, stuck, unlucky
 from tests.integration.running import Running, running, until
 
@@ -130,6 +132,36 @@ async def test_a_fallback_applies_although_no_worker_is_there(kafka: str):
         assert direct.degraded
         assert through_a_child.degraded
         assert system.shards.measures.fallbacks == {("tool", "unattended", "deadline"): 2}
+
+
+async def waits(handle: Handle[Any]) -> dict[str, Any]:
+    """Return the first thing that an invocation waits for, once a worker has said something about it."""
+    for _ in range(600):
+        with suppress(UnknownInvocation):
+            waiting = (await handle.status())["waits_for"]
+            if waiting and "notice" in waiting[0]:
+                found: dict[str, Any] = waiting[0]
+                return found
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"no worker said why {handle} waits")
+
+
+async def test_a_call_waits_for_the_deploy_of_its_tool_and_says_so(kafka: str):
+    async with running(app, kafka, roles=("shards",)) as system:
+        handle = await system.client.submit(unlucky, 1)
+        older = ToolRole(App("effects"), system.broker, system.catalogue, ToolSettings())
+        before = asyncio.create_task(older.run())
+        waiting = await waits(handle)
+        assert (waiting["name"], waiting["notice"]) == ("breaks", "the worker has no tool 'breaks'; deploy it")
+        assert 0 < waiting["falls_back_in_s"] <= 65
+        before.cancel()
+        await asyncio.wait([before])
+        newer = asyncio.create_task(ToolRole(app, system.broker, system.catalogue, ToolSettings()).run())
+        try:
+            assert (await handle.result(timeout=60)).error_type == "HandlerError"
+        finally:
+            newer.cancel()
+            await asyncio.wait([newer])
 
 
 async def test_a_fallback_that_raises_is_an_error_of_its_step(kafka: str):

@@ -31,6 +31,15 @@ def test_a_shard_may_delete_what_it_has_consumed() -> None:
     assert topics["payments.results"] == ("Write",)
 
 
+def test_workers_may_delete_calls_that_they_have_answered_and_nothing_else() -> None:
+    def deleted(role: str) -> set[str]:
+        return {name for name, operations in grants(role, "topic").items() if "Delete" in operations}
+
+    assert deleted("tools") == {"payments.tool-calls", "payments.tool-calls.slow-crm", "payments.tool-overflow"}
+    assert deleted("llm") == {"payments.llm-requests"}
+    assert deleted("memory") == deleted("clients") == set()
+
+
 def test_only_shards_write_results() -> None:
     writers = {g.role for g in acls(PAYMENTS) if g.name == "payments.results" and "Write" in g.operations}
     assert writers == {"shards"}

@@ -35,6 +35,18 @@ def test_durations_read_naturally(seconds: float, text: str) -> None:
     ("wait", "sentence"),
     [
         ({"kind": "tool", "name": "crm", "step": 2, "since_s": 3.0}, "Waits for tool 'crm' (step 2) for 3.0 s."),
+        (
+            {
+                "kind": "tool",
+                "name": "crm",
+                "step": 2,
+                "since_s": 3.0,
+                "notice": "the worker has no tool 'crm'; deploy it",
+                "falls_back_in_s": 62.0,
+            },
+            "Waits for tool 'crm' (step 2) for 3.0 s. Its worker says: the worker has no tool 'crm'; deploy it. "
+            "Its fallback applies in 1 min 2 s.",
+        ),
         ({"kind": "llm", "name": "fast", "step": 1, "since_s": 90}, "Waits for model 'fast' (step 1) for 1 min 30 s."),
         ({"kind": "shared-read", "name": "x", "step": 1}, "Waits for shared-read 'x' (step 1)."),
         ({"kind": "timer", "step": 4, "in_s": 12.0}, "Waits for a timer (step 4), 12.0 s more."),
