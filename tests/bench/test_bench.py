@@ -15,6 +15,7 @@ from tests.bench import (
     bulkhead,
     cascade,
     engine,
+    fleet,
     floor,
     gateway,
     metrics,
@@ -79,6 +80,13 @@ def test_the_cascade_happens_without_breakers_and_does_not_with_them(tmp_path: P
 
 def test_open_invocations_are_all_open() -> None:
     assert open_invocations.open_invocations(40).keys() >= {"bench", "open", "rss_mb"}
+
+
+@pytest.mark.kafka
+async def test_a_dead_dependency_counts_one_probe_for_each_lease(bootstrap: str) -> None:
+    figures = await fleet.fleet(bootstrap, 1)
+    assert figures["probes"] == figures["leases"] >= 1
+    assert figures.keys() >= {"open_p50_s", "open_max_s", "close_p50_s", "close_max_s"}
 
 
 @pytest.mark.kafka

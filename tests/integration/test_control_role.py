@@ -1,10 +1,9 @@
 """The control role in Faust on a real Kafka: what one process sees, the fleet knows; what the topic holds survives."""
 
 import asyncio
-import os
 import random
-import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +24,7 @@ from streams.errors import PrerequisiteMissing, TopicError
 from streams.records import decode_as, encode
 from streams.records.control import BreakerState
 from streams.records.topics import Catalogue
+from tests.bench.fleet import stopped_controller
 
 pytest.importorskip("faust")
 
@@ -155,57 +155,10 @@ async def test_a_restart_of_the_control_plane_forgets_nothing_that_is_in_the_top
         assert (after.epoch, after.number, after.openings) == (before.epoch + 1, 1, before.openings)
 
 
-CONTROL = """
-import asyncio, sys
-from streams.breakers import BreakerSettings
-from streams.broker.kafka.broker import KafkaBroker
-from streams.broker.kafka.settings import KafkaSettings
-from streams.control.role import ControlRole
-from streams.control.settings import ControlSettings
-from streams.records.topics import Catalogue
-
-async def main(kafka, namespace, settings, breakers):
-    connection = KafkaSettings(bootstrap_servers=kafka)
-    settings = ControlSettings.model_validate_json(settings)
-    breakers = BreakerSettings.model_validate_json(breakers)
-    broker, catalogue = KafkaBroker(connection), Catalogue(namespace, 2)
-    await ControlRole(broker, catalogue, settings, connection, breakers=breakers).run()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 async def test_a_controller_that_is_stopped_and_wakes_changes_nothing(kafka):
-    async with world(kafka) as it:
-        sleeper = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            CONTROL,
-            kafka,
-            it.catalogue.namespace,
-            SETTINGS.model_dump_json(),
-            POLICY.model_dump_json(),
-        )
-        try:
-            await eventually(lambda: it.gate.signal("invocations", now_ms()) is not None)
-            guard = it.guard()
-            failing(guard)
-            await it.report(guard)
-            asleep = await it.phase("open")
-            os.kill(sleeper.pid, signal.SIGSTOP)
-            it.gate.put(b"invocations", None)
-            async with running(it):
-                lease = await it.phase("half-open")
-                assert lease.epoch > asleep.epoch
-                os.kill(sleeper.pid, signal.SIGCONT)
-                # Longer than a lease, so that the one that woke has something to write, and shorter than its reopening.
-                await asyncio.sleep(2.5)
-                generations = [(state.epoch, state.number) for state in await it.history()]
-                assert generations == sorted(set(generations))
-                assert max(generations) == max((s.epoch, s.number) for s in it.view.states())
-        finally:
-            sleeper.kill()
-            await sleeper.wait()
+    figures = await stopped_controller(kafka)
+    assert figures["writes_out_of_order"] == 0
+    assert figures["probes"] == figures["leases"] >= 1
 
 
 async def test_a_backlog_closes_the_lane_and_draining_opens_it(kafka):
@@ -226,6 +179,14 @@ async def test_a_backlog_closes_the_lane_and_draining_opens_it(kafka):
             assert (signal_.level, signal_.lag_records) == ("closed", 300)
             await reader.commit(dict.fromkeys(lane, 150))
             await eventually(lambda: it.gate.check("invocations", "low", now_ms()) is None)
+
+
+async def test_nothing_is_left_where_the_process_runs(kafka, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with world(kafka) as it, running(it):
+        assert [path.name.startswith("streams-control-") for path in tmp_path.iterdir()] == [True]
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_missing_topics_are_named(kafka):
