@@ -45,8 +45,8 @@ format: $(INSTALLED) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: prerequisites $(INSTALLED) ## Measure, one JSON line a case: ONLY=name
-	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+bench: prerequisites $(INSTALLED) ## Measure, one JSON line a case: ONLY=name, PLOTS=folder
+	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(PLOTS),--plots $(PLOTS))
 
 simulate: $(INSTALLED) ## Simulate crashes and races in virtual time: SEEDS=10000, or SEED=n for one again
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))

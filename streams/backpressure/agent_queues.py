@@ -66,15 +66,14 @@ class PartitionQueues:
     def take(self, skimmed: Skimmed) -> None:
         """Add what was read, in the order of its offsets."""
         lines, low = self._lines, 0
-        for offset, stamp, key, headers in skimmed.records:
+        for offset, stamp, key, priority in skimmed.records:
             name = (key or b"").partition(b"/")[0]
             line = lines.get(name)
             if line is None:
                 line = self._line(name)
             line.offsets.append(offset)
             line.stamps.append(stamp)
-            # Of what the product writes it is the first one, and there only where it is not normal.
-            if headers and headers[0][0] == PRIORITY and headers[0][1] == LOW:
+            if priority == LOW:
                 low += 1
         self.low += low
         self.kept += len(skimmed.records)
@@ -135,7 +134,7 @@ class AgentQueues:
             # In another order each time, since an answer may have no room for the last ones.
             self._turn += 1
             order = sorted(behind, key=lambda p: (p.number + self._turn) % len(self._partitions))
-            skimmed = await self._admin.skim({partition: behind[partition] for partition in order})
+            skimmed = await self._admin.skim({partition: behind[partition] for partition in order}, PRIORITY)
             for partition, found in skimmed.items():
                 self._partitions[partition].take(found)
             if not any(found.position > behind[partition] for partition, found in skimmed.items()):

@@ -20,9 +20,9 @@ UnknownPolicy = Literal["publish", "hold"]
 _HOLD_S = 1.0
 _JITTER = 0.2
 _LEAST_WAIT_S = 0.1
-# Ten processes begin with what the lane drains, one reaches it after 1.7 s.
+# Ten processes begin with what the lane drains, one reaches it after 7 s.
 _RAMP_SHARE = 0.1
-_RAMP_DOUBLING_S = 0.5
+_RAMP_DOUBLING_S = 2.0
 
 
 @dataclass(slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-# What has to be exceeded twice in a row before an estimate is taken for outdated; noise seldom does.
-_CLEARLY_MORE = 1.25
+# A consumer is clearly faster than was thought once it has finished so many more than a quarter above the estimate.
+_CLEARLY_MORE, _CLEARLY_BY = 1.25, 8.0
+# Rates of slow consumers need a longer look: half of what is in them comes from this many events at least.
+_EVENTS, _LONGEST = 30.0, 5.0
 
 
 class Rate:
@@ -22,9 +24,13 @@ class Rate:
         self._count = 0.0
         self._passed_s = 0.0
 
-    def add(self, count: float, passed_s: float) -> None:
-        """Observe *count* events in *passed_s* seconds."""
-        kept: float = 0.5 ** (passed_s / self._half_life_s)
+    def add(self, count: float, passed_s: float, *, longer: float = 1.0) -> None:
+        """Observe *count* events in *passed_s* seconds.
+
+        Args:
+            longer: Factor to the half-life.
+        """
+        kept: float = 0.5 ** (passed_s / self._half_life_s / longer)
         self._count = self._count * kept + count
         self._passed_s = self._passed_s * kept + passed_s
 
@@ -42,25 +48,31 @@ class Rate:
 class Capacity:
     """What a consumer can do: its rate while there was always something to do.
 
-    Between two spikes it is remembered. A consumer that twice in a row does clearly more than was thought (it was
-    restarted, or never been busy before) is believed at once; one that does less, by and by.
+    Between two spikes it is remembered. A consumer that clearly does more than was thought (it was restarted, or had
+    never been busy before) is believed soon (a CUSUM test, Page 1954); one that does less, by and by.
     """
 
-    __slots__ = ("_half_life_s", "_more", "_rate")
+    __slots__ = ("_excess", "_half_life_s", "_rate", "_since")
 
     def __init__(self, half_life_s: float) -> None:
         self._half_life_s = half_life_s
         self._rate = Rate(half_life_s)
-        self._more: tuple[float, float] | None = None
+        self._excess = 0.0
+        self._since: list[tuple[float, float]] = []
 
     def add(self, finished: float, passed_s: float) -> None:
         """Observe *finished* records in *passed_s* seconds in which the consumer was never idle."""
-        more = passed_s > 0 and finished / passed_s > _CLEARLY_MORE * self._rate.per_s
-        if more and self._more is not None:
-            self._rate = Rate(self._half_life_s)
-            self._rate.add(*self._more)
-        self._more = (finished, passed_s) if more else None
-        self._rate.add(finished, passed_s)
+        rate = self._rate
+        self._excess = max(0.0, self._excess + finished - _CLEARLY_MORE * rate.per_s * passed_s)
+        self._since = [*self._since, (finished, passed_s)] if self._excess else []
+        if self._excess > _CLEARLY_BY and len(self._since) > 1:
+            rate = self._rate = Rate(self._half_life_s)
+            for observed in self._since:
+                rate.add(*observed)
+            self._excess, self._since = 0.0, []
+            return
+        events_s = _EVENTS / rate.per_s if rate.per_s else 0.0
+        rate.add(finished, passed_s, longer=min(max(1.0, events_s / self._half_life_s), _LONGEST))
 
     @property
     def per_s(self) -> float | None:

@@ -65,8 +65,8 @@ class Committed(NamedTuple):
     note: str = ""
 
 
-SkimmedRecord = tuple[int, int, bytes | None, Sequence[tuple[str, bytes]]]
-"""Offset, timestamp in ms since the epoch, key and headers of a record."""
+SkimmedRecord = tuple[int, int, bytes | None, bytes | None]
+"""Offset, timestamp in ms since the epoch and key of a record, and the header that was asked for, if it has that."""
 
 
 class Skimmed(NamedTuple):
@@ -273,11 +273,14 @@ class Admin(Protocol):
         """
         ...
 
-    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+    async def skim(self, positions: Mapping[Partition, int], header: str = "") -> dict[Partition, Skimmed]:
         """Return committed records from each position on, without their values and without waiting for any.
 
         Not all that there are: ask again from the positions returned, until they are at the ends. A partition is left
         out where it has no room in the answer, where its position is outside the log, or where its leader does not say.
+
+        Args:
+            header: Name of the one header that is returned with each record.
         """
         ...
 

@@ -11,7 +11,7 @@ from functools import cache
 JSON_TYPE = b"application/json"
 AVRO_TYPE = b"avro/binary"
 PRIORITY = "ce_priority"
-"""Name of the first header of an invocation whose priority is not `normal`."""
+"""Name of the header of an invocation whose priority is not `normal`."""
 LOW = b"low"
 
 Headers = tuple[tuple[str, bytes], ...]

@@ -1,4 +1,4 @@
-"""Measures, one JSON line a case: `python -m tests.bench [--only NAME ...] [--list]`.
+"""Measures, one JSON line a case: `python -m tests.bench [--only NAME ...] [--plots FOLDER] [--list]`.
 
 A case is a module of this folder with an `async def run()` that prints its lines, each with its `bench` name.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=tuple(known), metavar="NAME", default=tuple(known))
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what a case can draw, as PNG")
     given = parser.parse_args()
     if given.list:
         print("\n".join(known))
@@ -37,7 +39,8 @@ def main() -> None:
     covered = {name for case in given.only for name in getattr(known[case], "COVERS", ())}
     for name in given.only:
         if name not in covered:
-            uvloop.run(known[name].run())
+            draws = "plots" in inspect.signature(known[name].run).parameters
+            uvloop.run(known[name].run(**({"plots": given.plots} if draws else {})))
 
 
 if __name__ == "__main__":

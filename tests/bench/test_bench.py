@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from streams.backpressure import BackpressurePolicy
 from streams.broker.embedded import EmbeddedKafka
 from tests.bench import (
+    backpressure,
     breaker,
     bulkhead,
     cascade,
@@ -21,6 +23,7 @@ from tests.bench import (
     metrics,
     open_invocations,
     pipeline,
+    pressed_lane,
     restore,
     resume,
     sharing,
@@ -80,6 +83,29 @@ def test_the_cascade_happens_without_breakers_and_does_not_with_them(tmp_path: P
 
 def test_open_invocations_are_all_open() -> None:
     assert open_invocations.open_invocations(40).keys() >= {"bench", "open", "rss_mb"}
+
+
+def test_a_pressed_lane_closes_loses_nothing_and_is_judged_by_what_the_log_says() -> None:
+    policy = BackpressurePolicy(target_s=1, slow_s=2, close_s=4, least_records=8, dwell_s=1, ceiling_s=100)
+    found = pressed_lane.run_lane(lambda at_s: 60.0 if 5 <= at_s < 8 else 2.0, 12.0, policy, places=5)()
+    assert found.failed == 0
+    assert len(found.took_s) == len(found.wanted) > 150
+    assert "closed" in {signal.level for _, signal in found.signals}
+    closed_s = next(at_s for at_s, signal in found.signals if signal.level == "closed")
+    assert 5 < closed_s < 9
+    # More was wanted than got in before the lane was closed; the rest came when it had opened again.
+    assert sum(found.backlog(number, closed_s) for number in range(pressed_lane.PARTITIONS)) < 150
+    assert closed_s < found.at_target_s(closed_s, 5) < closed_s + 30
+    ignored = pressed_lane.run_lane(lambda at_s: 60.0 if 5 <= at_s < 8 else 2.0, 12.0, policy, places=5, obey=False)()
+    assert max(ignored.took_s) > max(found.took_s)
+    assert ignored.signals == []
+
+
+@pytest.mark.kafka
+async def test_meter_and_signals_are_measured(bootstrap: str) -> None:
+    assert (await backpressure.meter(bootstrap, 5_000))["meter_exact"]
+    figures = await backpressure.propagation(bootstrap, 5, 2)
+    assert figures["propagation_p99_ms"] >= figures["propagation_p50_ms"]
 
 
 @pytest.mark.kafka
@@ -144,7 +170,7 @@ def test_cases_are_listed() -> None:
         timeout=60,
         check=True,
     )
-    assert {"breaker", "engine", "floor", "gateway", "memory", "open_invocations", "pipeline", "restore", "resume"} <= {
+    assert {"backpressure", "breaker", "engine", "floor", "gateway", "memory", "pipeline", "restore", "resume"} <= {
         *listed.stdout.split()
     }
 

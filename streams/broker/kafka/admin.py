@@ -127,13 +127,13 @@ class KafkaAdmin:
         async with self._connection.bounded("asking for timestamps"):
             return await stamps_at(asker._client, positions)
 
-    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+    async def skim(self, positions: Mapping[Partition, int], header: str = "") -> dict[Partition, Skimmed]:
         """Return committed records from each position on, without their values."""
         if not positions:
             return {}
         asker = await self._asker("read_committed", {p.topic for p in positions})
         async with self._connection.bounded("skimming records"):
-            return await skim(asker._client, positions)
+            return await skim(asker._client, positions, header)
 
     async def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Delete the records below the given offsets."""

@@ -29,13 +29,23 @@ _partition_records: Any = PartitionRecords
 
 
 class _Skimming(_partition_records):  # type: ignore[misc]
-    """aiokafka's walk over batches and aborted transactions, with tuples in place of its record objects."""
+    """aiokafka's walk over batches and aborted transactions, with tuples in place of its record objects.
+
+    A tuple holds nothing that the garbage collector has to look at: with all headers kept, that was most of the time.
+    """
+
+    def __init__(self, header: str, *batches: Any) -> None:
+        super().__init__(*batches)
+        self._header = header
 
     def _consumer_record(self, _tp: Any, record: Any) -> SkimmedRecord:
-        return record.offset, record.timestamp, record.key, record.headers
+        for name, value in record.headers:
+            if name == self._header:
+                return record.offset, record.timestamp, record.key, value
+        return record.offset, record.timestamp, record.key, None
 
 
-async def skim(client: Any, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+async def skim(client: Any, positions: Mapping[Partition, int], header: str) -> dict[Partition, Skimmed]:
     """Return committed records from each position on; see `streams.broker.port.Admin.skim`.
 
     Args:
@@ -60,13 +70,12 @@ async def skim(client: Any, positions: Mapping[Partition, int]) -> dict[Partitio
                 if error == _NO_ERROR:
                     partition = Partition(topic, number)
                     aborted = _rest[-3] if response.API_VERSION >= 11 else _rest[-2]
-                    found[partition] = _walk(partition, positions[partition], _rest[-1], aborted)
+                    found[partition] = _walk(partition, positions[partition], _rest[-1], aborted, header)
     return found
 
 
-def _walk(partition: Partition, position: int, data: bytes | None, aborted: Any) -> Skimmed:
-    batches = _Skimming(
-        TopicPartition(*partition), _memory_records(data or b""), aborted, position, None, None, False, READ_COMMITTED
-    )
-    records = list(batches)
-    return Skimmed(int(batches.next_fetch_offset), records)
+def _walk(partition: Partition, position: int, data: bytes | None, aborted: Any, header: str) -> Skimmed:
+    source, records = TopicPartition(*partition), _memory_records(data or b"")
+    batches = _Skimming(header, source, records, aborted, position, None, None, False, READ_COMMITTED)
+    found = list(batches)
+    return Skimmed(int(batches.next_fetch_offset), found)

@@ -135,7 +135,7 @@ class SimulatedAdmin:
 
         return await self._link.request("asking for timestamps", look)
 
-    async def skim(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+    async def skim(self, positions: Mapping[Partition, int], header: str = "") -> dict[Partition, Skimmed]:
         """Return committed records from each position on, without their values."""
 
         def look() -> dict[Partition, Skimmed]:
@@ -144,7 +144,9 @@ class SimulatedAdmin:
                 source = self._log.partition(partition)
                 if source.begin <= position <= source.end:
                     records, after = source.read(position, _SKIM_RECORDS, "read_committed")
-                    found[partition] = Skimmed(after, [(r.offset, r.timestamp_ms, r.key, r.headers) for r in records])
+                    found[partition] = Skimmed(
+                        after, [(r.offset, r.timestamp_ms, r.key, dict(r.headers).get(header)) for r in records]
+                    )
             return found
 
         return await self._link.request("skimming records", look)

@@ -12,8 +12,8 @@ from streams.testing.virtual_time import run
 P0, P1 = Partition("ns.invocations", 0), Partition("ns.invocations", 1)
 
 
-def record(offset: int, key: str, **headers: bytes) -> SkimmedRecord:
-    return offset, 1_000 + offset, key.encode(), tuple(headers.items())
+def record(offset: int, key: str, priority: bytes | None = None) -> SkimmedRecord:
+    return offset, 1_000 + offset, key.encode(), priority
 
 
 def taken(*records: SkimmedRecord) -> PartitionQueues:
@@ -47,7 +47,7 @@ def test_memory_goes_with_what_is_read():
 
 
 def test_priorities_are_counted():
-    assert taken(record(0, "a/1", ce_priority=b"low"), record(1, "a/1", ce_priority=b"high"), record(2, "a/1")).low == 1
+    assert taken(record(0, "a/1", b"low"), record(1, "a/1", b"high"), record(2, "a/1")).low == 1
 
 
 def test_agents_that_anybody_invents_are_summed_up():

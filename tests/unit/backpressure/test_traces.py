@@ -1,13 +1,16 @@
 """What is decided over time: on synthetic traces, and on one that was recorded from Kafka."""
 
+import gzip
+import json
 import statistics
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from streams.backpressure import BackpressurePolicy
+from streams.backpressure import BackpressurePolicy, Lane, PartitionMeter, Reading, StageLag
 from streams.backpressure.limits import limits
+from streams.records.load import read_note
 from tests.unit.backpressure.lane_model import SAMPLE_S, Partition, Played, play
 
 POLICY = BackpressurePolicy(target_s=2, slow_s=5, close_s=10, least_records=40, dwell_s=2, ceiling_s=300)
@@ -125,3 +128,34 @@ def test_noise_does_not_matter(seed):
     played = play(lane(spike), POLICY, 120, seed=seed)
     assert statistics.median(errors(played)) < 0.25
     assert dwells(played)
+
+
+def recorded() -> Played:
+    """Play what was measured of a thousand invocations in three seconds, on real Kafka and a machine that was too busy.
+
+    The tool took ten at a time. Its shards were slow at first, one of them silent for seconds, and tripled their pace.
+    """
+    lane_, played = Lane("invocations", POLICY), Played()
+    meters = [PartitionMeter(n, half_life_s=POLICY.half_life_s, busy=20) for n in range(2)]
+    for at_s, now_ms, partitions in json.loads(gzip.decompress(RECORDED.read_bytes())):
+        readings = [Reading(position, end, read_note(note)) for position, end, note in partitions]
+        for meter, reading in zip(meters, readings, strict=True):
+            meter.sample(reading, at_s)
+        own = StageLag("invocations", [meter.lag(now_ms) for meter in meters], POLICY)
+        signal = lane_.decide(own, (), at_s, now_ms)
+        played.backlogs.append((at_s, [reading.backlog for reading in readings]))
+        if signal is not None:
+            played.signals.append((at_s, signal))
+    return played
+
+
+def test_on_a_recorded_spike_nobody_is_told_to_come_back_too_early():
+    played = recorded()
+    assert [level for _, level in played.levels()] == ["closed", "slow", "open"]
+    done_s = played.reached_s(20.0, [limits(POLICY, 2, 15.0).target] * 2)
+    told = [(signal.retry_after_s, done_s - at_s) for at_s, signal in played.signals if signal.level == "closed"]
+    told = [(wait_s, true_s) for wait_s, true_s in told if true_s > 1]
+    assert len(told) > 40
+    assert all(wait_s > 0.75 * true_s for wait_s, true_s in told)
+    # What was too much at first, because nobody could know how fast it would become, is so no longer towards the end.
+    assert statistics.median(wait_s / true_s for wait_s, true_s in told[-20:]) < 2
