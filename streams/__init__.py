@@ -6,6 +6,7 @@ Users import everything from here; modules below are not part of the public API.
 from streams.agents.agent import Agent
 from streams.agents.budget import Budget
 from streams.agents.context import Context
+from streams.agents.conversation import Recap, condense, pages, window
 from streams.agents.outcome import Failure, Outcome
 from streams.agents.shared import SharedRecords, Versioned
 from streams.agents.state import Log
@@ -82,6 +83,7 @@ __all__ = [
     "NotInThisVersion",
     "Outcome",
     "PayloadTooLarge",
+    "Recap",
     "RemoteRecords",
     "RemoteState",
     "Reply",
@@ -102,5 +104,8 @@ __all__ = [
     "VersionConflict",
     "Versioned",
     "call_info",
+    "condense",
     "load_settings",
+    "pages",
+    "window",
 ]

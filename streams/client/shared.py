@@ -222,7 +222,13 @@ class RemoteState:
         return LogPage(entries, page.first, page.length)
 
     async def write(
-        self, field: str, value: Any, *, expected: Mapping[str, int], timeout: float | None = None
+        self,
+        field: str,
+        value: Any,
+        *,
+        expected: Mapping[str, int],
+        wait: float | None = None,
+        timeout: float | None = None,
     ) -> dict[str, int]:
         """Write a field, and return its new version.
 
@@ -230,11 +236,13 @@ class RemoteState:
 
         Args:
             expected: The field's version as it was read; `{}` for one that was never written.
+            wait: Seconds to wait for an instance that is at work; by default as long as for an answer.
+            timeout: Seconds to wait for each answer.
 
         Raises:
             VersionConflict: Somebody has written since, or the instance was at work until the time was over.
         """
-        limit = self._timeout_s if timeout is None else timeout
+        limit = self._timeout_s if wait is None else wait
         deadline, attempt = time.monotonic() + limit, 0
         data = encoded(TypeAdapter(Any), value, f"state field {field} of {self.agent_id}")
         while True:

@@ -152,6 +152,8 @@ def _shards(role: ShardRole) -> Iterator[Sample]:
             yield Sample(metric, value, shard)
         for status, count in sorted(counters.finished.items()):
             yield Sample(m.SHARD_FINISHED, count, (*shard, status))
+        for name, count in sorted(counters.shared_conflicts.items()):
+            yield Sample(m.SHARD_SHARED_CONFLICTS, count, (*shard, name))
 
 
 def _state(role: ShardRole) -> Iterator[Sample]:

@@ -216,6 +216,9 @@ STATE_TOMBSTONED = Metric(
 STATE_REPAIRED = Metric(
     "counter", "records", "That the store had lost and that were written again from the log",
     "streams_shard_state_repaired", SHARD)
+SHARD_SHARED_CONFLICTS = Metric(
+    "counter", "writes", "To shared records of a name, refused because somebody had written since",
+    "streams_shard_shared_conflicts", (*SHARD, "name"))
 SHARD_IGNORED = Metric(
     "counter", "records", "Came for an invocation or a step that no longer waits for them",
     "streams_shard_ignored_records", SHARD)

@@ -120,19 +120,23 @@ async def call(world: World, client: Client, wanted: Sharing) -> None:
         return
     world.shared_begun[wanted.token] = wanted.key
     start = world.now()
-    records = client.shared(NAME, int, writer=CLIENT)
-    known: dict[str, Any] = {}
     try:
-        if wanted.what in ("write", "delete"):
-            known[wanted.key] = (await records.read(wanted.key)).version
-        status, value, version, expected = await _operate(records, known, wanted.what, wanted.key, wanted.token)
+        done = await call_as_client(client, wanted.what, wanted.key, wanted.token)
     except (BrokerError, ResultTimeout):
         return
     # A process that is killed does not come here; one that is frozen does when it is thawed, and saw it then.
     del world.shared_begun[wanted.token]
     world.shared_begun[wanted.token] = ""
-    entry = ["shared", wanted.what, wanted.key, wanted.token, start, world.now(), status, value, version, expected]
-    world.shared_seen.append(entry)
+    world.shared_seen.append(["shared", wanted.what, wanted.key, wanted.token, start, world.now(), *done])
+
+
+async def call_as_client(client: Client, what: str, key: str, token: str) -> tuple[str, int | None, int, int | None]:
+    """Do one operation from outside; return status, value, version and the version that was expected."""
+    records = client.shared(NAME, int, writer=CLIENT)
+    known: dict[str, Any] = {}
+    if what in ("write", "delete"):
+        known[key] = (await records.read(key)).version
+    return await _operate(records, known, what, key, token)
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------
@@ -145,23 +149,40 @@ def problems(world: World, originals: dict[str, list[Result]]) -> Iterator[str]:
         deltas[delta.owner.rpartition("/")[2]].append(delta)
     seen, excused = _seen(world, originals)
     for key in sorted({*deltas, *(entry[2] for entry in seen)}):
-        yield from _chained(key, deltas[key])
-        operations = [_operation(entry) for entry in seen if entry[2] == key]
-        told = {entry[8] for entry in seen if entry[2] == key and entry[6] == "ok" and entry[1] != "read"}
-        for delta in deltas[key]:
-            number = sum(delta.vector.values())
-            if number in told:
-                continue
-            if (delta.invocation or CLIENT, key) not in excused and not _failed(world, originals, delta):
-                yield f"write {number} of {key} by {delta.writer} ({delta.invocation}) was never told of"
-            operations.append(_from_the_log(delta, number))
-        if deltas[key]:
-            last = deltas[key][-1]
-            at, value = world.now(), None if last.deleted else int(last.value or b"0")
-            operations.append(history.read("end", at, at, value, sum(last.vector.values())))
-        if history.linearize(operations, history.NEW) is None:
-            listed = [entry[1:] for entry in seen if entry[2] == key]
-            yield f"what was seen of {key} cannot have happened: {listed}"
+
+        def untold(delta: StateDelta, key: str = key) -> bool:
+            return (delta.invocation or CLIENT, key) in excused or _failed(world, originals, delta)
+
+        yield from judge(key, [entry for entry in seen if entry[2] == key], deltas[key], untold, world.now())
+
+
+def judge(
+    key: str, seen: list[Seen], deltas: list[StateDelta], untold: Callable[[StateDelta], bool], now: float
+) -> Iterator[str]:
+    """Yield what is wrong with one record.
+
+    Args:
+        seen: What handlers and clients saw of it.
+        deltas: All writes to it, in their order.
+        untold: Whether it can be that nobody was told of a write.
+        now: When everything was over.
+    """
+    yield from _chained(key, deltas)
+    operations = [_operation(entry) for entry in seen]
+    told = {entry[8] for entry in seen if entry[6] == "ok" and entry[1] != "read"}
+    for delta in deltas:
+        number = sum(delta.vector.values())
+        if number in told:
+            continue
+        if not untold(delta):
+            yield f"write {number} of {key} by {delta.writer} ({delta.invocation}) was never told of"
+        operations.append(_from_the_log(delta, number))
+    if deltas:
+        last = deltas[-1]
+        value = None if last.deleted else int(last.value or b"0")
+        operations.append(history.read("end", now, now, value, sum(last.vector.values())))
+    if history.linearize(operations, history.NEW) is None:
+        yield f"what was seen of {key} cannot have happened: {[entry[1:] for entry in seen]}"
 
 
 def _seen(world: World, originals: dict[str, list[Result]]) -> tuple[list[Seen], set[tuple[str, str]]]:

@@ -15,9 +15,10 @@ PUBLIC_NAMES = {
     "CallInfo", "ChildFailed", "Client", "ConfigurationError", "Conflict", "Context", "DeadlineExceeded", "Failure",
     "Handle", "HandlerError", "InvalidInput", "InvocationFailed", "InvocationResult", "Log", "LogPage", "Message",
     "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "NotInThisVersion", "Outcome",
-    "PayloadTooLarge", "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError",
+    "PayloadTooLarge", "Recap", "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError",
     "SharedRecords", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "TooManyWaiting", "Tool", "ToolRefused",
-    "ToolRequest", "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "load_settings",
+    "ToolRequest", "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "condense",
+    "load_settings", "pages", "window",
 }  # fmt: skip
 
 

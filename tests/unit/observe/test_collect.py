@@ -140,7 +140,10 @@ def every_role():
     used.count(LlmResult("a/b/c", 0, 1, "fast", "ok", output_tokens=7, cost=0.5, served_by="fast:m-1", tenant="acme"))
     status = PoolStatus("fast", 4, 2, 1.5, "", (key,), PoolCounts(sent=9, throttled=1))
     return {
-        "shards": shards(p0=processor(accepted=10, finished={"succeeded": 8, "failed": 1}), p3=processor()),
+        "shards": shards(
+            p0=processor(accepted=10, finished={"succeeded": 8, "failed": 1}, shared_conflicts={"risk": 5}),
+            p3=processor(),
+        ),
         "tools": tools(attempts),
         "llm": SimpleNamespace(
             queue=queue(),
@@ -179,6 +182,7 @@ def scraped():
         ("streams_shard_open_invocations", {"partition": "3"}, 7),
         ("streams_shard_accepted_invocations_total", {"partition": "0"}, 10),
         ("streams_shard_finished_invocations_total", {"partition": "0", "status": "failed"}, 1),
+        ("streams_shard_shared_conflicts_total", {"partition": "0", "name": "risk"}, 5),
         ("streams_shard_restore_seconds", {"partition": "0"}, 0.25),
         ("streams_shard_state_misses_total", {"partition": "0"}, 10),
         ("streams_shard_state_dirty_bytes", {"partition": "3"}, 640),
