@@ -6,8 +6,7 @@ StreamsError
 │   ├── DuplicateName                  two agents, tools or models of one name
 │   ├── UnknownName                    an agent, tool or model that the app does not have
 │   ├── SettingsError                  a setting that is unknown or does not validate
-│   ├── PrerequisiteMissing            something on the machine that must be installed or pointed to
-│   └── NotInThisVersion               declared in the API, built in a later version
+│   └── PrerequisiteMissing            something on the machine that must be installed or pointed to
 ├── InvalidInput                       a value that does not fit; names the field
 ├── PayloadTooLarge                    a payload over its bound, with both
 ├── Conflict                           an invocation ID used before with another input
@@ -77,10 +76,6 @@ class SettingsError(ConfigurationError):
 
 class PrerequisiteMissing(ConfigurationError):
     """The machine lacks something; the message names it and the ways to fix it."""
-
-
-class NotInThisVersion(ConfigurationError):
-    """The name is part of the public API, its inside comes in a later version."""
 
 
 class InvalidInput(StreamsError):

@@ -14,11 +14,11 @@ PUBLIC_NAMES = {
     "Agent", "AgentDeadlock", "AgentState", "App", "Backpressure", "BrokerUnavailable", "Budget", "BudgetExceeded",
     "CallInfo", "ChildFailed", "Client", "ConfigurationError", "Conflict", "Context", "DeadlineExceeded", "Failure",
     "Handle", "HandlerError", "InvalidInput", "InvocationFailed", "InvocationResult", "Log", "LogPage", "Message",
-    "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "NotInThisVersion", "Outcome",
-    "PayloadTooLarge", "Recap", "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError",
-    "SharedRecords", "SignalTimeout", "StreamsError", "Throttled", "Tokens", "TooManyWaiting", "Tool", "ToolRefused",
-    "ToolRequest", "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "condense",
-    "load_settings", "pages", "window",
+    "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "Outcome", "PayloadTooLarge", "Recap",
+    "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError", "SharedRecords",
+    "SignalTimeout", "StreamsError", "Throttled", "Tokens", "TooManyWaiting", "Tool", "ToolRefused", "ToolRequest",
+    "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "condense", "load_settings",
+    "pages", "window",
 }  # fmt: skip
 
 
