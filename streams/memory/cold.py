@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from streams.errors import StoreError
 from streams.memory.settings import MemorySettings
 from streams.memory.store import PostgresStore
 from streams.records.state import StateDelta
@@ -20,6 +21,7 @@ class PostgresSource:
         self._store = PostgresStore(settings, namespace)
         self._opening = asyncio.Lock()
         self._open = False
+        self._closed = False
 
     async def read_owners(self, owners: Collection[str]) -> list[StateDelta]:
         """Return all records of *owners*, deleted ones too."""
@@ -31,12 +33,14 @@ class PostgresSource:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         if self._open:
-            self._open = False
             await self._store.__aexit__()
 
     async def _opened(self) -> PostgresStore:
         async with self._opening:
+            if self._closed:
+                raise StoreError("reading state was ended: this process is shutting down")
             if not self._open:
                 await self._store.__aenter__()
                 self._open = True

@@ -119,15 +119,16 @@ class ColdReads:
 
     async def run(self) -> None:
         """Read for ever; run it as a task."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    await self._arrived.wait()
-                    await asyncio.sleep(self._pause_s * (0.5 + self._luck()) if self._pause_s else self._linger_s)
-                    await self._slots.acquire()
-                    group.create_task(self._read(self._take()))
-        finally:
-            await self._source.close()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._arrived.wait()
+                await asyncio.sleep(self._pause_s * (0.5 + self._luck()) if self._pause_s else self._linger_s)
+                await self._slots.acquire()
+                group.create_task(self._read(self._take()))
+
+    async def close(self) -> None:
+        """Close the source, once nothing asks any more."""
+        await self._source.close()
 
     async def versions(self, records: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
         """Ask the store which versions it has (see `StateSource`), unless its breaker is open.

@@ -138,6 +138,8 @@ class ShardRole:
         finally:
             await self._membership.leave()
             await self._stop(frozenset(self._tasks))
+            if self.reads is not None:
+                await self.reads.close()
             self._watchdog.stop()
 
     async def _report_demand(self, producer: Producer) -> None:

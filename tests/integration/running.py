@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
+
 from streams import App, Client, Settings, load_settings
 from streams.broker.connect import open_broker
 from streams.broker.port import Broker
@@ -16,6 +18,9 @@ from streams.broker.topics import create_namespace
 from streams.llm.providers import Provider
 from streams.llm.role import LlmRole
 from streams.llm.settings import LlmSettings, PoolSettings
+from streams.memory.cold import PostgresSource
+from streams.memory.role import MemoryRole
+from streams.memory.settings import MemorySettings
 from streams.records.topics import Catalogue
 from streams.shards.role import ShardRole
 from streams.tools.role import ToolRole
@@ -41,20 +46,28 @@ async def running(
     *,
     roles: Collection[str] = ("shards", "tools"),
     models: Mapping[str, Provider] | None = None,
+    dsn: str = "",
     **overrides: Any,
 ) -> AsyncIterator[Running]:
-    """Yield the app at work, with a dispatcher for *models*, under a namespace of its own; deleted in the end."""
+    """Yield the app at work under a namespace of its own, which is deleted in the end.
+
+    With *models* it has a dispatcher for them, with *dsn* a memory sink, and shards that read evicted state back.
+    """
     namespace = f"{app.name}-{uuid.uuid4().hex[:8]}"
     settings = load_settings(namespace=namespace, kafka={"bootstrap_servers": kafka}, **overrides)
     broker = open_broker(settings.kafka_for_payloads())
     catalogue = settings.catalogue(app.name, dict(app.lanes()))
     try:
         await create_namespace(broker.admin, catalogue, 1)
-        shards = ShardRole(app, broker, catalogue, settings.shards)
+        memory = MemorySettings(dsn=SecretStr(dsn), flush_interval_s=0.02, retry_ceiling_s=0.5)
+        source = PostgresSource(memory, namespace) if dsn else None
+        shards = ShardRole(app, broker, catalogue, settings.shards, source=source)
         tools = ToolRole(app, broker, catalogue, settings.tools)
         tasks = [
             asyncio.create_task(role.run()) for name, role in (("shards", shards), ("tools", tools)) if name in roles
         ]
+        if dsn:
+            tasks.append(asyncio.create_task(MemoryRole(broker, catalogue, memory).run()))
         if models:
             pools = LlmSettings(pools={name: PoolSettings(model=name) for name in models})
             tasks.append(asyncio.create_task(LlmRole(app, broker, catalogue, pools, providers=models).run()))
