@@ -1,7 +1,7 @@
 """What an agent's state costs in memory and out of it: a hit, and a miss while the shards are under load.
 
-Agents of 1 KB on a real Kafka and Postgres, of which memory holds a tenth. Half of the invocations go to agents that are
-in memory, half to others; a miss is the time from the shard's question until it has the state.
+Agents of 1 KB on a real Kafka and Postgres, of which memory holds a tenth. Half of the invocations go to agents that
+are in memory, half to others; a miss is the time from the shard's question until it has the state.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from streams.records.state import StateDelta
 from streams.shards.cold_reads import Ask
 from streams.shards.role import ShardRole
 from tests.bench.broker import kafka
+from tests.bench.database import postgres
 from tests.bench.engine import new_engine
 from tests.bench.load import measure
-from tests.bench.servers import postgres
 
-AGENTS, HOT, IN_FLIGHT, RUNS = 5_000, 100, 50, 4_000
+AGENTS, HOT, IN_FLIGHT, RUNS = 2_000, 50, 50, 1_500
 VALUE = "x" * 1_000
 HITS = 100_000
 
@@ -154,7 +154,7 @@ def _timed(shards: ShardRole) -> list[float]:
 
         ask(Ask(asked.miss, asked.wanted, deliver, asked.stale))
 
-    reads.ask = timed  # type: ignore[method-assign]
+    reads.ask = timed  # type: ignore[method-assign, assignment]
     return took
 
 

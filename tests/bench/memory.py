@@ -7,15 +7,11 @@ batches. Afterwards older writes are thrown at the same rows in random order, an
 from __future__ import annotations
 
 import json
-import os
 import random
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Self
 
 import psycopg
@@ -23,13 +19,13 @@ import psycopg
 from streams.breakers import BreakerPolicy, Guard
 from streams.broker.port import LogRecord, Message, Partition
 from streams.memory.decode import decode_batch
-from streams.memory.embedded import EmbeddedPostgres
 from streams.memory.settings import MemorySettings
 from streams.memory.sink import Sink, SinkCounts
 from streams.memory.store import PostgresStore
 from streams.records import encode
 from streams.records.state import StateDelta
-from tests.bench import sharing
+from tests.bench import cold, sharing
+from tests.bench.database import postgres
 
 ROWS, ONE_BY_ONE, VALUE_BYTES = 100_000, 4_000, 500
 PARTITION = Partition("bench.state-deltas", 0)
@@ -61,13 +57,13 @@ def deltas(count: int, *, epoch: int) -> list[StateDelta]:
     ]
 
 
-COVERS = ("sharing",)
+COVERS = ("cold", "sharing")
 """Cases that need not be run beside this one."""
 
 
 async def run() -> None:
-    """Print a JSON line of the sink (`sink_rows_per_s` and more), then those of shared records."""
-    with _dsn() as dsn:
+    """Print a JSON line of the sink (`sink_rows_per_s` and more), then of hits and misses, then of shared records."""
+    with postgres() as dsn:
         settings = MemorySettings.model_validate({"dsn": dsn})
         async with PostgresStore(settings, f"bench-{uuid.uuid4().hex[:8]}") as store:
             await store.migrate()
@@ -84,6 +80,7 @@ async def run() -> None:
         "stale_overwrites": sum(found[0].epoch != 2 for found in kept.values()),
     }
     print(json.dumps(line), flush=True)
+    await cold.run()
     await sharing.run()
 
 
@@ -112,15 +109,6 @@ async def _row_by_row(settings: MemorySettings, namespace: str) -> float:
         for d in rows:
             await connection.execute(UPSERT, (d.owner, d.record, d.value, d.epoch, d.sequence, d.writer))
         return len(rows) / (time.perf_counter() - started)
-
-
-@contextmanager
-def _dsn() -> Iterator[str]:
-    if given := os.environ.get("STREAMS_MEMORY__DSN"):
-        yield given
-        return
-    with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as server:
-        yield server.dsn
 
 
 if __name__ == "__main__":

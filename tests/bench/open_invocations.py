@@ -37,7 +37,7 @@ def _fill(count: int) -> dict[str, Any]:
     import streams.shards.role  # noqa: F401  what such a process has imported
 
     collect_rarely()
-    before = _rss_mb()
+    before = rss_mb()
     engines = [new_engine() for _ in range(SHARDS)]
     for start in range(0, count, BATCH):
         numbers = range(start, min(start + BATCH, count))
@@ -47,7 +47,7 @@ def _fill(count: int) -> dict[str, Any]:
     found = sum(engine.open_count for engine in engines)
     if found != count:
         raise AssertionError(f"{found} of {count} are open")
-    after = _rss_mb()
+    after = rss_mb()
     return {
         "bench": "open_invocations",
         "open": count,
@@ -57,7 +57,7 @@ def _fill(count: int) -> dict[str, Any]:
     }
 
 
-def _rss_mb() -> float:
+def rss_mb() -> float:
     status = Path(f"/proc/{os.getpid()}/status").read_text()
     match = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert match is not None

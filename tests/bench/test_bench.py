@@ -16,6 +16,7 @@ from tests.bench import (
     breaker,
     bulkhead,
     cascade,
+    cold,
     engine,
     fleet,
     floor,
@@ -28,6 +29,7 @@ from tests.bench import (
     resume,
     sharing,
 )
+from tests.bench.database import postgres
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
@@ -159,6 +161,19 @@ async def test_every_write_of_state_is_seen_becoming_durable(bootstrap: str) -> 
     figures = await sharing.acknowledged(bootstrap, 20)
     assert figures["writes"] == 40  # the warm-up's too
     assert figures["write_ack_p50_ms"] >= figures["transaction_p50_ms"]
+
+
+def test_a_hit_finds_every_state() -> None:
+    assert cold.hit(200, 50).keys() == {"bench", "agents", "hit_us"}
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+async def test_misses_bring_back_what_agents_remembered(bootstrap: str) -> None:
+    with postgres() as dsn:
+        figures = await cold.miss(bootstrap, dsn, 100, 40)
+    assert figures["misses"] > 0
+    assert figures["miss_p99_ms"] >= figures["miss_p50_ms"] > 0
 
 
 def test_cases_are_listed() -> None:
