@@ -149,8 +149,17 @@ def _rows() -> Iterator[tuple[str, list[Any]]]:
                (f"sum(rate(streams_memory_changed_rows_total[{RATE}]))", "changed")),
         _graph("Write-back is behind by", "s",
                ('max by (lane) (streams_lag_seconds{lane=~"state-deltas|results"})', "{{lane}}")),
-        _graph("Attempts that found Postgres away", "short",
-               (f"sum(increase(streams_memory_failed_attempts_total[{RATE}]))", "attempts")),
+        _graph("Time of a batch, and of a cold read", "s",
+               _quantile(0.99, "streams_memory_flush_seconds", legend="batch"),
+               _quantile(0.99, "streams_cold_read_query_seconds", legend="read")),
+        _graph("State that was in memory", "percentunit",
+               (f"1 / (1 + sum(rate(streams_shard_state_misses_total[{RATE}]))"
+                f" / sum(rate(streams_shard_state_hits_total[{RATE}])))", "hits")),
+        _graph("State in memory", "bytes", ("sum(streams_state_cache_bytes)", "held"),
+               ("sum(streams_state_cache_limit_bytes)", "limit"),
+               ("sum(streams_shard_state_dirty_bytes)", "not flushed")),
+        _graph("Trouble", "short", (f"sum(increase(streams_memory_failed_attempts_total[{RATE}]))", "Postgres away"),
+               (f"sum by (name) (increase(streams_shard_shared_conflicts_total[{RATE}]))", "conflicts of {{name}}")),
     ]  # fmt: skip
     yield "Processes", [
         _graph("Responses of gateways", "reqps",
@@ -232,8 +241,8 @@ def _target(letter: str, query: str, legend: str) -> prometheus.Dataquery:
     return prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend).range()
 
 
-def _quantile(part: float, metric: str, *labels: str) -> Query:
-    legend = " ".join(f"{{{{{label}}}}}" for label in labels)
+def _quantile(part: float, metric: str, *labels: str, legend: str = "") -> Query:
+    legend = legend or " ".join(f"{{{{{label}}}}}" for label in labels)
     by = ", ".join(("le", *labels))
     return f"histogram_quantile({part}, sum by ({by}) (rate({metric}_bucket[{RATE}])))", f"{legend} {part:.0%}".strip()
 
@@ -247,7 +256,7 @@ def _mean(metric: str, legend: str) -> Query:
 
 
 def _share(metric: str, selector: str) -> str:
-    return f"sum(rate({metric}{{{selector}}}[{RATE}])) / sum(rate({metric}[{RATE}]))"
+    return f"(sum(rate({metric}{{{selector}}}[{RATE}])) or vector(0)) / sum(rate({metric}[{RATE}]))"
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def lag(
 
 
 async def _once(aim: Target, *, json: bool) -> None:
+    from rich.console import Console
+
     from streams.cli.lag_table import WIDE, lag_view
 
     async with looking(aim) as look:
@@ -69,10 +71,9 @@ async def _once(aim: Target, *, json: bool) -> None:
     if json:
         print_json(snapshot.plain())
     else:
-        out, _ = consoles()
         # What goes into a file or a pipe need not fit a terminal.
-        width = out.width if out.is_terminal else max(out.width, WIDE)
-        out.print(lag_view(snapshot, width=width), width=width)
+        out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+        out.print(lag_view(snapshot, width=out.width))
 
 
 async def _watch(aim: Target, every_s: float, *, json: bool) -> None:

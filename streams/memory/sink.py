@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streams.breakers import Guard, Refusal
@@ -18,6 +18,8 @@ from streams.errors import BrokerUnavailable, RecordTooLarge, StoreError, StoreU
 from streams.memory.coalesce import newest_results, newest_states
 from streams.memory.decode import Batch, Refused, Row
 from streams.memory.refusals import Contended, RowRefused
+from streams.observe.distribution import Distributions
+from streams.observe.registry import SINK_FLUSH
 from streams.records.codec import encode
 from streams.records.control import DeadLetter
 from streams.records.invocations import Result
@@ -48,6 +50,7 @@ class SinkCounts:
         written: Rows that were sent to Postgres after coalescing.
         changed: Rows there that changed by it; the others were met by something newer, or by themselves.
         set_aside: Records that went to dead-letters.
+        flushes: How long each batch took.
         failures: Attempts that failed because Postgres was away.
     """
 
@@ -56,6 +59,7 @@ class SinkCounts:
     changed: int = 0
     set_aside: int = 0
     failures: int = 0
+    flushes: Distributions = field(default_factory=lambda: Distributions(SINK_FLUSH))
 
 
 class Sink:
@@ -97,12 +101,15 @@ class Sink:
         Raises:
             Abandoned: It was given up. Part of it may be written, which does no harm.
         """
+        began_ms = self._now_ms()
         states, results = newest_states(batch.states), newest_results(batch.results)
         self.counts.read += len(batch.states) + len(batch.results)
         await self._write(states, self._store.write_state, wanted)
         await self._write(results, self._store.write_invocations, wanted)
         for refused in batch.refused:
             await self._set_aside(refused, wanted)
+        if batch.states or batch.results:
+            self.counts.flushes[()].add((self._now_ms() - began_ms) / 1000)
 
     async def _write(
         self, rows: Sequence[Row[Any]], write: Callable[[Sequence[Any]], Awaitable[int]], wanted: Callable[[], bool]

@@ -173,7 +173,7 @@ def _state(role: ShardRole) -> Iterator[Sample]:
     yield Sample(m.STATE_LIMIT, role.room.limit_bytes)
     if role.reads is not None:
         yield Sample(m.COLD_QUERIES, role.reads.counters.reads)
-        yield Sample(m.COLD_SECONDS, role.reads.counters.seconds)
+        yield from _spread(role.reads.counters.took)
         yield Sample(m.COLD_AGENTS, role.reads.counters.agents)
         yield Sample(m.COLD_FAILURES, role.reads.counters.failures)
         yield Sample(m.COLD_WAITING, len(role.reads))
@@ -235,6 +235,7 @@ def _memory(role: MemoryRole) -> Iterator[Sample]:
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
     yield Sample(m.DEAD_LETTERS, role.counts.set_aside, ("memory",))
+    yield from _spread(role.counts.flushes)
     yield Sample(m.SINK_FAILURES, role.counts.failures)
 
 

@@ -356,6 +356,9 @@ SINK_WRITTEN = Metric(
 SINK_CHANGED = Metric(
     "counter", "rows", "Changed in Postgres; the others met something newer, or themselves",
     "streams_memory_changed_rows")
+SINK_FLUSH = Metric(
+    "histogram", "seconds", "To write one batch to Postgres, waits for Postgres included",
+    "streams_memory_flush_seconds", (), LONG_S)
 SINK_FAILURES = Metric(
     "counter", "attempts", "Failed because Postgres was away",
     "streams_memory_failed_attempts")
@@ -365,8 +368,8 @@ COLD_QUERIES = Metric(
     "counter", "queries", "Reads of evicted state and comparisons with it",
     "streams_cold_read_queries")
 COLD_SECONDS = Metric(
-    "counter", "seconds", "That they took",
-    "streams_cold_read_query_seconds")
+    "histogram", "seconds", "Of one of them: what a miss waits for, beside the collecting of others",
+    "streams_cold_read_query_seconds", (), QUICK_S)
 COLD_AGENTS = Metric(
     "counter", "agents", "Whose state was read",
     "streams_cold_read_agents")

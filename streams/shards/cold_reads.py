@@ -11,11 +11,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from streams.breakers import Guard, Refusal
 from streams.errors import StoreError, StoreUnavailable
+from streams.observe.distribution import Distributions
+from streams.observe.registry import COLD_SECONDS
 from streams.records.state import StateDelta
 from streams.shards.cold import Miss
 
@@ -62,12 +64,12 @@ class Ask:
 
 @dataclass(slots=True)
 class ReadCounters:
-    """What was read so far; seconds are those of queries."""
+    """What was read so far, and how long each query took."""
 
     reads: int = 0
     agents: int = 0
     failures: int = 0
-    seconds: float = 0.0
+    took: Distributions = field(default_factory=lambda: Distributions(COLD_SECONDS))
 
 
 class ColdReads:
@@ -205,6 +207,6 @@ class ColdReads:
         finally:
             took_s = self._clock() - began
             self.counters.reads += 1
-            self.counters.seconds += took_s
+            self.counters.took[()].add(took_s)
             away = isinstance(error, StoreUnavailable)
             self.guard.record(admitted, away, took_s, self._now_ms(), type(error).__name__ if error else "")

@@ -88,7 +88,14 @@ def cold_reads():
         SimpleNamespace(), guard("postgres"), linger_s=0, batch=1, now_ms=lambda: 0, clock=lambda: 0.0, luck=random
     )  # fmt: skip
     it.counters.agents = 40
+    it.counters.took[()].add(0.02)
     return it
+
+
+def flushed():
+    counts = SinkCounts(read=100, written=80)
+    counts.flushes[()].add(0.4)
+    return counts
 
 
 def shards(**processors):
@@ -152,7 +159,7 @@ def every_role():
             status=lambda: (status,),
             dispatcher=SimpleNamespace(pools={"fast": SimpleNamespace(guard=guard("llm:fast"))}),
         ),
-        "memory": SimpleNamespace(guard=guard("postgres"), counts=SinkCounts(read=100, written=80)),
+        "memory": SimpleNamespace(guard=guard("postgres"), counts=flushed()),
         "control": SimpleNamespace(
             started=True,
             plane=SimpleNamespace(
@@ -224,6 +231,8 @@ def scraped():
         ("streams_llm_held_requests", {"pool": "fast"}, 4),
         ("streams_llm_bucket_available", {"pool": "fast", "key": "fast/1", "quantity": "requests"}, 12),
         ("streams_memory_written_rows_total", {}, 80),
+        ("streams_memory_flush_seconds_sum", {}, 0.4),
+        ("streams_cold_read_query_seconds_sum", {}, 0.02),
         ("streams_gateway_responses_total", {"route": "submit", "status": "202"}, 11),
         ("streams_role_ready", {"role": "control"}, 1),
         ("streams_lag_records", {"lane": "invocations", "partition": "3"}, 40),
