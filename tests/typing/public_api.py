@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from streams import App, Client, Context, Failure, InvocationResult, Log, Outcome, Reply
+from streams import (
+    AgentState,
+    App,
+    Client,
+    Context,
+    Failure,
+    InvocationResult,
+    Log,
+    Outcome,
+    Reply,
+    SharedRecords,
+    Versioned,
+    window,
+)
 from streams.client.handle import Handle
 
 app = App("typing")
@@ -71,6 +84,12 @@ async def dispute(ctx: Context[Customer], request: Dispute) -> Decision:
     assert_type(ctx.state, Customer)
     assert_type(await ctx.state.entries.page(), list[str])
     assert_type(await ctx.signal("approval", bool, timeout=5), bool)
+    risk = ctx.shared("risk", int)
+    assert_type(await risk.read("c"), Versioned[int | None])
+    assert_type(await risk.update("c", lambda score: (score or 0) + 1), Versioned[int])
+    assert_type(await risk.write("c", 1, expected=None), dict[str, int])
+    assert_type(ctx.shared("anything"), SharedRecords[Any])
+    assert_type(await window(ctx.state.entries, entries=3), list[str])
     assert_type(await dispute(Dispute(customer="other")), Decision)
     assert_type(await dispute.start(Dispute(customer="other")), str)
     return Decision(action="none")
@@ -83,3 +102,5 @@ async def caller() -> None:
         result = await handle.result(timeout=5)
         assert_type(result, InvocationResult[Decision])
         assert_type(result.value, Decision)
+        assert_type(await client.shared("risk", int).read("c"), Versioned[int | None])
+        assert_type(await client.state("dispute/c").read(), AgentState)
