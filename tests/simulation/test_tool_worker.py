@@ -42,6 +42,7 @@ class Outside:
         assert info is not None
         self.started[info.idempotency_key] += 1
         self.running[tool] += 1
+        self.most["all"] = max(self.most["all"], self.running.total())
         self.most[tool] = max(self.most[tool], self.running[tool])
         try:
             await asyncio.sleep(seconds)
@@ -249,6 +250,17 @@ def test_a_cancelled_call_in_the_overflow_lane_is_never_made():
         results = await world.answered(slow, 60)
         assert [r.cause for r in results] == ["", *["cancelled"] * 5]
         assert sum(world.outside.started.values()) == 1
+
+    play(scenario())
+
+
+def test_a_process_runs_no_more_calls_than_it_may_whatever_their_tools_may():
+    async def scenario() -> None:
+        world = World(max_open=40, concurrency=3)
+        await world.up()
+        calls = [*await world.call("pay", 6, effect="at-most-once"), *await world.call("quick", 20)]
+        await world.answered(calls, 20)
+        assert world.outside.most["all"] == 3
 
     play(scenario())
 
