@@ -81,6 +81,7 @@ def _announce(url: str, concurrency: int | None) -> DemoWorld:
         os.environ[KEYS_VARIABLE] = "mock-key"
         pool = {"provider": "openai", "base_url": f"{url}/v1", "model": "mock", "keys_env": KEYS_VARIABLE}
         if concurrency is not None:
-            pool["concurrency"] = concurrency
+            # A call of the mock goes on for its latency, whatever becomes of its caller.
+            pool |= {"concurrency": concurrency, "abandoned_call_s": 1.0}
     os.environ.setdefault(POOLS_VARIABLE, json.dumps({"fast": pool}))
     return DemoWorld(str(base_url) if real else f"{url}/v1", f"{url}/bank", not real)

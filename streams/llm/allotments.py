@@ -20,6 +20,7 @@ from random import Random
 from streams.broker.port import Broker, LogRecord, Message, Partition, Producer, Ring
 from streams.errors import BrokerError, CodecError, OwnershipLost, PositionOutOfRange
 from streams.llm.budget import Budget, Terms
+from streams.llm.fair_shares import parts_here
 from streams.llm.key_turns import KeySize
 from streams.llm.lease import Lease
 from streams.llm.limits import WHOLE
@@ -81,6 +82,7 @@ class Allotments:
         self._random = random
         self._leases = {name: Lease(holder, len(pool.secrets)) for name, pool in self._pools.items()}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._others: dict[str, dict[str, tuple[float, Mapping[str, int]]]] = {name: {} for name in self._pools}
         self._nudged = asyncio.Event()
         self._heard = asyncio.Event()
         self._budgets: dict[str, Budget] | None = None
@@ -145,9 +147,7 @@ class Allotments:
                 self._go_by_lease(allotments.pool)
             case LlmDemand() as demand if demand.pool in self._pools:
                 if demand.holder != self._holder:
-                    queue = self._pools[demand.pool].scheduler.queue
-                    for tenant, tokens in demand.served.items():
-                        queue.served_elsewhere(tenant, tokens)
+                    self._others[demand.pool][demand.holder] = self._clock(), demand.waiting
                 self._hear(demand)
 
     def _go_by_lease(self, name: str) -> None:
@@ -187,12 +187,14 @@ class Allotments:
         messages = []
         for name, pool in self._pools.items():
             lease, scheduler = self._leases[name], pool.scheduler
+            waiting = scheduler.queue.waiting()
+            scheduler.queue.set_parts(parts_here(waiting, self._waiting_elsewhere(name)))
             demand = LlmDemand(
                 pool=name,
                 holder=self._holder,
                 number=lease.ask(self._clock()),
                 applied=lease.applied,
-                waiting={} if leaving else _few(scheduler.queue.waiting()),
+                waiting={} if leaving else _few(waiting),
                 served=_few(scheduler.take_served()),
                 running=tuple(key.running for key in scheduler.keys),
                 need=min(1.0, scheduler.needs()),
@@ -200,6 +202,12 @@ class Allotments:
             )
             messages.append(self._message(name, encode(demand), "llm-demand"))
         return messages
+
+    def _waiting_elsewhere(self, name: str) -> list[Mapping[str, int]]:
+        """Return what the other dispatchers said lately that waits with them."""
+        horizon = self._clock() - self._settings.allotment_s
+        self._others[name] = {holder: told for holder, told in self._others[name].items() if told[0] >= horizon}
+        return [waiting for _, waiting in self._others[name].values()]
 
     # -- the one that allots -------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Held(Generic[T]):
         deadline: When nobody waits for it any more.
         added: When it was put into the queue.
         passed: Tokens of requests that went before it although it was their better in the order.
+        weight: What its tenant counted for when it was sent.
     """
 
     item: T
@@ -50,6 +51,7 @@ class Held(Generic[T]):
     deadline: float
     added: float = 0.0
     passed: int = 0
+    weight: float = 1.0
 
     @property
     def size(self) -> int:
@@ -87,6 +89,7 @@ class FairQueue(Generic[T]):
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = dict(weights or {})
+        self._parts: dict[str, float] = {}
         self._tenants: dict[str, _Tenant[T]] = {}
         self._sizes: dict[int, list[tuple[float, int, int, _Line[T]]]] = {}
         self._held: OrderedDict[Held[T], None] = OrderedDict()
@@ -170,7 +173,8 @@ class FairQueue(Generic[T]):
         if first:
             self._virtual = max(self._virtual, tenant.counter)
         tenant.running += 1
-        share = held.size / tenant.weight
+        held.weight = tenant.weight * self._parts.get(held.tenant, 1.0)
+        share = held.size / held.weight
         tenant.counter += share
         self._largest = max(self._largest, share)
 
@@ -178,7 +182,7 @@ class FairQueue(Generic[T]):
         """Correct what a served request counts for, now that it is over."""
         tenant = self._tenants[held.tenant]
         tenant.running -= 1
-        difference = (used_tokens + 1 - held.size) / tenant.weight
+        difference = (used_tokens + 1 - held.size) / held.weight
         tenant.counter += difference
         if difference < 0:
             for size, line in tenant.lines.items():
@@ -203,11 +207,13 @@ class FairQueue(Generic[T]):
         found = [tenant for tenant in self._tenants.values() if tenant.held]
         return {tenant.name: tenant.tokens for tenant in sorted(found, key=lambda one: -one.tokens)}
 
-    def served_elsewhere(self, name: str, tokens: int) -> None:
-        """Count what others have served of a tenant that waits here too; one that does not owes nothing here."""
-        tenant = self._tenants.get(name)
-        if tenant is not None and tenant.held:
-            tenant.counter += tokens / tenant.weight
+    def set_parts(self, parts: Mapping[str, float]) -> None:
+        """Say what part of each tenant's work waits here: it counts for that much of its weight, the rest elsewhere.
+
+        Args:
+            parts: Above 0, at most 1; a tenant that is not named is here alone.
+        """
+        self._parts = dict(parts)
 
     def _tenant(self, name: str) -> _Tenant[T]:
         tenant = self._tenants.get(name)

@@ -7,10 +7,13 @@ room for it at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 FLOOR = 0.001
 """Least share of a dispatcher without any work: enough to be there, too little to be missed elsewhere."""
+
+LEAST_PART = 0.02
+"""Below it a tenant's weight with one dispatcher does not fall: what waits there is told late."""
 
 
 def fair_shares(
@@ -42,6 +45,25 @@ def fair_shares(
         shares[name] = max(FLOOR, rest + due / capacity)
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
+
+
+def parts_here(mine: Mapping[str, float], others: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return what part of each tenant's work waits with this dispatcher, for those that have some elsewhere too.
+
+    A tenant that counts for that much of its weight with each dispatcher counts for its weight over all of them.
+
+    Args:
+        mine: Tokens, by tenant; *others* has the same of every other dispatcher.
+    """
+    elsewhere: dict[str, float] = {}
+    for tenants in others:
+        for tenant, tokens in tenants.items():
+            elsewhere[tenant] = elsewhere.get(tenant, 0.0) + tokens
+    return {
+        tenant: max(LEAST_PART, tokens / (tokens + elsewhere[tenant]))
+        for tenant, tokens in mine.items()
+        if tokens > 0 and elsewhere.get(tenant, 0.0) > 0
+    }
 
 
 def _fill(totals: Mapping[str, float], weight: Mapping[str, float], capacity: float) -> dict[str, float]:

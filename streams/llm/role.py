@@ -103,7 +103,7 @@ class LlmRole:
             self._pools[name] = Pool(
                 name,
                 pool,
-                NO_KEY if name in given or pool.function else load_keys(name, pool),
+                _keys(name, pool, provided=name in given),
                 given.get(name) or _open(pool),
                 self._guard(f"llm:{name}", breakers or BreakerSettings(), reporter, pool.timeout_s),
                 clock,
@@ -283,6 +283,13 @@ class _Requests:
             self._answered.discard(request.id)
             return None
         return await self._role.answer(request, self._partition, self._letting_go)
+
+
+def _keys(name: str, pool: PoolSettings, *, provided: bool) -> tuple[SecretStr, ...]:
+    """Return the keys of a pool; one that is none where nobody asks for keys and the settings name none."""
+    if (provided or pool.function) and not (pool.keys_env or pool.keys_file):
+        return NO_KEY
+    return load_keys(name, pool)
 
 
 def _open(pool: PoolSettings) -> Provider:

@@ -1,136 +1,92 @@
-"""How much of a provider's limits is used, without a 429, and what being held costs: against the strict mock provider.
+"""How much of a provider's limits is used, without a 429; how fairly; what being held costs; and how others do.
 
-The mock runs as a process of its own, and its counters are the truth. A case counts what it granted in the second half
-of a run, when the buckets have settled.
+The matrix runs in virtual time (`dispatch_fleet`), everything else against the strict mock provider over HTTP. A case
+counts what was granted when the buckets have settled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import gc
 import random
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import orjson
-from pydantic import SecretStr
 
-from streams.breakers import BreakerPolicy, Guard
+from streams.cli.roles import collect_rarely
 from streams.llm.chat import ChatRequest
-from streams.llm.dispatcher import Dispatcher
 from streams.llm.function import FunctionProvider
+from streams.llm.limits import NOTHING, WHOLE
 from streams.llm.openai import OpenAIProvider
-from streams.llm.pool import Pool
 from streams.llm.provider_errors import Throttled
-from streams.llm.providers import Provider
-from streams.llm.settings import PoolSettings
-from streams.records.steps import LlmRequest, LlmResult
+from tests.bench import dispatch_fleet, dispatch_rivals
+from tests.bench.dispatch_http import dispatcher, keep_busy, mock, report, request, seen
 
-CASE_S = 8.0
+LATENCY_S = {"requests": 0.02, "concurrency": 0.5}
 LIMITS: dict[str, dict[str, int]] = {
     "requests": {"requests_per_minute": 3_000},
-    "tokens": {"tokens_per_minute": 500_000},
-    "input_tokens": {"input_tokens_per_minute": 300_000},
-    "output_tokens": {"output_tokens_per_minute": 300_000},
     "concurrency": {"concurrency": 20},
 }
+MINUTE_S = 60.0
+SHORT_S = 6.0
+SETTLE_S = 4.0
+HELD_SENT = 3_000
 
 
-@asynccontextmanager
-async def mock(**config: Any) -> AsyncIterator[str]:
-    """Run the mock provider and yield its address."""
-    arguments = ["-m", "streams.demo.provider", "--with-stdin", "--config", json.dumps(config)]
-    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    # It complains about every request that the end of a case takes away.
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=pipe, stdout=pipe, stderr=nowhere)
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def seen(http: httpx2.AsyncClient) -> dict[str, Any]:
-    """Return the mock's counters."""
-    stats: dict[str, Any] = (await http.get("/stats", timeout=30)).json()
-    return stats
-
-
-def dispatcher(provider: Provider, keys: int, **limits: Any) -> Dispatcher:
-    """Return a dispatcher with one pool."""
-    pool = Pool(
-        "fast",
-        PoolSettings(model="m", **limits),
-        [SecretStr(f"k{number}") for number in range(keys)],
-        provider,
-        Guard("llm:fast", BreakerPolicy(), "bench", random.Random(1).random),
-        time.monotonic,
-        time.time,
-    )
-    return Dispatcher({"fast": pool}, max_result_bytes=1_000_000, clock=time.monotonic, now=time.time)
-
-
-def request(number: int, chance: random.Random, tenant: str = "") -> LlmRequest:
-    """Return a request of uneven size; the mock answers `write N` with N tokens."""
-    words, filler = chance.choice([5, 20, 200]), "word " * chance.choice([5, 50, 400])
-    body = {"messages": [{"role": "user", "content": f"{filler} write {words}"}], "max_output_tokens": words + 20}
-    payload = orjson.dumps(body)
-    now_ms = int(time.time() * 1000)
-    return LlmRequest(
-        f"a/{tenant or number}/{number}", 0, 0, "fast", payload, now_ms, now_ms + 600_000,
-        input_tokens=len(payload) // 4 + 4, max_output_tokens=words + 20, tenant=tenant,
-    )  # fmt: skip
-
-
-async def keep_busy(one: Dispatcher, tenants: list[str], seconds: float, chance: random.Random) -> list[LlmResult]:
-    """Keep one request of each entry of *tenants* open for some time; return what was answered in it."""
-    ends, numbers, results = time.monotonic() + seconds, iter(range(10**9)), list[LlmResult]()
-
-    async def worker(tenant: str) -> None:
-        while time.monotonic() < ends:
-            results.append(await one.answer(request(next(numbers), chance, tenant)))
-
-    workers = [asyncio.create_task(worker(tenant)) for tenant in tenants]
-    await asyncio.sleep(seconds)
-    for task in workers:
-        task.cancel()
-    await asyncio.wait(workers)
-    return results
-
-
-async def limit(case: str, keys: int) -> None:
-    """Measure how much of one limit is used, over all keys together what one alone has in the other cases."""
-    latency_s = 0.5 if case == "concurrency" else 0.02
-    limits = {name: value // keys for name, value in LIMITS[case].items()}
+async def limit(case: str, measured_s: float) -> None:
+    """Measure how much of one limit is used over HTTP, in real time."""
+    latency_s, limits = LATENCY_S[case], LIMITS[case]
     async with (
         mock(limits={**limits, "burst_s": 2.0}, latency_p50_s=latency_s) as url,
         httpx2.AsyncClient(base_url=url) as http,
     ):
         provider, chance = OpenAIProvider(f"{url}/v1"), random.Random(2)
-        one = dispatcher(provider, keys, burst_s=1.5, **limits)
-        work = asyncio.create_task(keep_busy(one, [""] * 400, CASE_S, chance))
-        await asyncio.sleep(CASE_S / 2)
+        one = dispatcher(provider, 1, burst_s=1.5, **limits)
+        work = asyncio.create_task(keep_busy(one, [""] * 200, SETTLE_S + measured_s + 0.5, chance))
+        await asyncio.sleep(SETTLE_S)
         before, at = await seen(http), time.monotonic()
-        await asyncio.sleep(CASE_S / 2 - 0.5)
+        await asyncio.sleep(measured_s)
         after, took_s = await seen(http), time.monotonic() - at
         await work
         await provider.close()
-    done = {
-        "requests": after["by_status"].get("200", 0) - before["by_status"].get("200", 0),
-        "input_tokens": after["input_tokens"] - before["input_tokens"],
-        "output_tokens": after["output_tokens"] - before["output_tokens"],
-    }
-    done["tokens"] = done["input_tokens"] + done["output_tokens"]
-    allowed = next(iter(limits.values())) * keys
-    share = done["requests"] * latency_s / allowed if case == "concurrency" else done[case] * 60 / allowed
-    report(case=case, keys=keys, of_limit=share / took_s, rejected_429=after["rejected_429"])
+    done = after["by_status"].get("200", 0) - before["by_status"].get("200", 0)
+    allowed = next(iter(limits.values()))
+    share = done * latency_s / allowed if case == "concurrency" else done * 60 / allowed
+    report(
+        case=case, clock="real", measured_s=took_s, dispatchers=1, keys=1, of_limit=share / took_s,
+        rejected_429=after["rejected_429"],
+    )  # fmt: skip
+
+
+async def matrix() -> None:
+    """Every binding limit, with one and three dispatchers, one and five keys: a virtual minute each."""
+    for binding in dispatch_fleet.LIMITS:
+        for dispatchers in (1, 3):
+            for keys in (1, 5):
+                found = await asyncio.to_thread(dispatch_fleet.measure, binding, dispatchers, keys)
+                del found["served"]
+                report(
+                    case=binding, clock="virtual", measured_s=dispatch_fleet.MEASURED_S, dispatchers=dispatchers,
+                    keys=keys, **found,
+                )  # fmt: skip
+
+
+async def fairness() -> None:
+    """Ten equal tenants, one of which sends ten times as much, over one and over three dispatchers."""
+    tenants = {"t0": 3_000} | {f"t{number}": 300 for number in range(1, 10)}
+    for dispatchers in (1, 3):
+        for binding in ("requests", "concurrency"):
+            found = await asyncio.to_thread(dispatch_fleet.measure, binding, dispatchers, 1, tenants)
+            served = [found["served"][tenant] for tenant in tenants]
+            jain = sum(served) ** 2 / (len(served) * sum(amount**2 for amount in served))
+            report(
+                case="ten tenants, one sends ten times as much", binding=binding, dispatchers=dispatchers, jain=jain,
+                least=min(served) / max(served), tenants=len(served), rejected_429=found["rejected_429"],
+            )  # fmt: skip
 
 
 async def seed_scenario() -> None:
@@ -153,24 +109,6 @@ async def seed_scenario() -> None:
         rejected = (await seen(http))["rejected_429"] - said["rejected"]
         report(case="40 at once, dispatched", ok=sum(r.status == "ok" for r in results), rejected_429=rejected)
         await provider.close()
-
-
-async def fairness() -> None:
-    """Ten equal tenants, one of which sends ten times as much."""
-    chance = random.Random(4)
-    tenants = [f"t{n}" for n in range(10)] * 20 + ["t0"] * 180
-
-    async def answer(_: ChatRequest) -> str:
-        await asyncio.sleep(0.005)
-        return "x" * chance.choice([20, 80, 800])
-
-    one = dispatcher(FunctionProvider(answer), 1, concurrency=8)
-    results = await keep_busy(one, tenants, 5.0, chance)
-    served: Counter[str] = Counter()
-    for result in results:
-        served[result.invocation.split("/")[1]] += result.input_tokens + result.output_tokens
-    total, squares = sum(served.values()), sum(amount**2 for amount in served.values())
-    report(case="ten tenants", jain=total**2 / (len(served) * squares), tenants=len(served))
 
 
 async def cost() -> None:
@@ -212,20 +150,58 @@ async def cost() -> None:
     )  # fmt: skip
 
 
-def report(**fields: Any) -> None:
-    """Print one line, with the machine's load: a busy one measures itself."""
-    fields["load"] = os.getloadavg()[0]
-    print(
-        json.dumps({"bench": "dispatch", **{k: round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}})
-    )
+async def held() -> None:
+    """What a hundred thousand held requests cost those that go out."""
+
+    async def per_s(waiting: int) -> float:
+        one = dispatcher(FunctionProvider(lambda _: "yes"), 1, concurrency=64)
+        pool = one.pools["fast"]
+        pool.allot([NOTHING])
+        chance, done = random.Random(6), asyncio.Semaphore(0)
+        some = [request(number, chance, f"t{number % 50}") for number in range(1_000)]
+
+        async def ask(number: int) -> None:
+            await one.answer(some[number % 1_000])
+            done.release()
+
+        tasks = [asyncio.create_task(ask(number)) for number in range(waiting + HELD_SENT)]
+        while pool.status().held < len(tasks):  # noqa: ASYNC110 - they come in their own time
+            await asyncio.sleep(0.01)
+        started = time.perf_counter()
+        pool.allot([WHOLE])
+        for _ in range(HELD_SENT):
+            await done.acquire()
+        took_s = time.perf_counter() - started
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return HELD_SENT / took_s
+
+    with collected_rarely():
+        few, many = await per_s(1_000), await per_s(100_000)
+        few = max(few, await per_s(1_000))
+    report(case="100,000 held", few_per_s=few, many_per_s=many, of_few=many / few)
+
+
+@contextmanager
+def collected_rarely() -> Iterator[None]:
+    """Collect garbage as rarely as processes with roles do."""
+    before = gc.get_threshold()
+    collect_rarely()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 async def run() -> None:
     """Print one JSON line a case."""
     await seed_scenario()
-    for case in LIMITS:
-        await limit(case, 1)
-    for case in ("requests", "output_tokens"):
-        await limit(case, 5)
-    await fairness()
     await cost()
+    await held()
+    await matrix()
+    await fairness()
+    await limit("concurrency", SHORT_S)
+    await limit("requests", MINUTE_S)
+    await dispatch_rivals.crowd()

@@ -18,6 +18,7 @@ from streams.llm.settings import LlmSettings, PoolSettings
 from streams.records.topics import Catalogue
 from streams.testing import virtual_time
 from tests.integration.llm_requests import create_topics, publish, request_of, results_of, wall
+from tests.bench.dispatch_fleet import measure
 from tests.simulation.strict_endpoint import StrictEndpoint
 
 LIMITS = (
@@ -163,3 +164,12 @@ def test_a_process_that_ends_in_good_order_leaves_its_part_to_the_others_at_once
 
     most, refused = virtual_time.run(main(), seed=5, max_time_s=1_000)
     assert (most, refused) == (10, Counter())
+
+
+def test_tenants_are_served_alike_over_three_processes_although_one_sends_ten_times_as_much():
+    tenants = {"t0": 3_000} | {f"t{number}": 300 for number in range(1, 10)}
+    found = measure("requests", dispatchers=3, keys=1, tenants=tenants)
+    served = [found["served"][tenant] for tenant in tenants]
+    assert sum(served) ** 2 / (len(served) * sum(amount**2 for amount in served)) > 0.99
+    assert found["rejected_429"] == 0
+    assert found["of_limit"] > 0.98

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from streams.llm.budget import Budget, Terms
-from streams.llm.fair_shares import fair_shares
+from streams.llm.fair_shares import fair_shares, parts_here
 from streams.llm.key_turns import Claim, KeyDivision, KeySize
 from streams.llm.lease import Lease
 from streams.llm.limits import NOTHING, Part
@@ -278,3 +278,8 @@ def test_each_can_take_its_largest_request_at_once_and_those_that_do_not_fit_bes
     assert 35 < turns.count("a") < 65
     changes = [at for at in range(1, 99) if turns[at] != turns[at - 1]]
     assert min(b - a for a, b in itertools.pairwise(changes)) >= 8  # long enough to fill the bucket
+
+
+def test_a_tenant_counts_everywhere_for_what_of_its_work_is_there():
+    parts = parts_here({"both": 300, "here": 50, "hardly": 1}, [{"both": 100, "there": 7}, {"hardly": 9_999}])
+    assert parts == {"both": 0.75, "hardly": 0.02}

@@ -286,3 +286,18 @@ def test_a_request_too_large_for_the_part_here_lets_all_others_pass_until_there_
     one.allot([Part(1.0, 1.0)], 10.0)
     assert one.choose(10.0) == 19.0  # 900 tokens at 100 a second
     assert names(send_all(one, 19.0)) == ["big"]
+
+
+def test_a_tenant_with_most_of_its_work_elsewhere_is_served_little_here():
+    one = scheduler(KeyLimits(concurrency=1))
+    one.queue.set_parts({"spread": 0.25})
+    for number in range(50):
+        for tenant in ("spread", "local"):
+            one.add(held(tenant, tenant=tenant, at=float(number)), 0.0)
+    sent: list[str] = []
+    for _ in range(50):
+        (grant,) = send_all(one, 0.0)
+        sent += names([grant])
+        one.settle(grant, None, 0.0)
+    assert sent.count("spread") == 10
+    assert one.queue.waiting() == {"spread": 40 * 101, "local": 10 * 101}
