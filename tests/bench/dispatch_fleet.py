@@ -109,7 +109,7 @@ async def _measure(limit: str, dispatchers: int, keys: int, tenants: dict[str, i
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "keys"
         path.write_text("\n".join(f"key-{number}" for number in range(keys)))
-        pool = PoolSettings(model="m", keys_file=path, burst_s=BURST_S, timeout_s=5.0, **each)  # type: ignore[arg-type]
+        pool = PoolSettings(model="m", keys_file=path, burst_s=BURST_S, timeout_s=5.0, **each)
         for number in range(dispatchers):
             broker = SimulatedBroker(log, f"llm-{number}")
             role = LlmRole(

@@ -17,8 +17,8 @@ from streams.llm.role import LlmRole
 from streams.llm.settings import LlmSettings, PoolSettings
 from streams.records.topics import Catalogue
 from streams.testing import virtual_time
-from tests.integration.llm_requests import create_topics, publish, request_of, results_of, wall
 from tests.bench.dispatch_fleet import measure
+from tests.integration.llm_requests import create_topics, publish, request_of, results_of, wall
 from tests.simulation.strict_endpoint import StrictEndpoint
 
 LIMITS = (
