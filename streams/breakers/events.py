@@ -32,6 +32,12 @@ def tell(transition: Transition, decided_by: str) -> str:
     )
 
 
-def log_transition(transition: Transition, decided_by: str) -> None:
-    """Write an event to the log; a lease that only moved on at level DEBUG."""
-    log.log(logging.WARNING if transition.changes_phase else logging.DEBUG, "%s", tell(transition, decided_by))
+def log_transition(transition: Transition, decided_by: str, *, here: bool = False) -> None:
+    """Write an event to the log.
+
+    Args:
+        here: This process decided. Such an event is a warning; that others follow it is only told (INFO), as is a lease
+            that moves on (DEBUG).
+    """
+    level = logging.WARNING if here or decided_by == LOCAL else logging.INFO
+    log.log(level if transition.changes_phase else logging.DEBUG, "%s", tell(transition, decided_by))

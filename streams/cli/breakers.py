@@ -53,9 +53,10 @@ def list_breakers(module_app: AppOption = None, namespace: NamespaceOption = Non
         err.print(f"No breaker of {aim.catalogue.namespace!r} has moved yet.")
         return
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("dependency", "phase", "since", "until", "failed", "slow", "calls", "by", "why", box=None)
+    first = (Column("dependency", no_wrap=True), Column("phase", no_wrap=True))
+    table = Table(*first, "since", "until", "failed", "slow", "calls", "by", "why", box=None)
     for state in states:
         style = PHASE_STYLES.get(state.phase, FORCED_STYLE)
         table.add_row(

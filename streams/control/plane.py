@@ -162,7 +162,7 @@ class ControlPlane:
         return tuple(state for _, desk in sorted(self._desks.items()) for state in desk.fleet.states())
 
     def _count(self, change: Transition) -> None:
-        log_transition(change, FLEET)
+        log_transition(change, FLEET, here=True)
         if change.changes_phase:
             self.transitions[change.after.dependency, change.after.phase] += 1
 
