@@ -13,13 +13,20 @@ POSTGRES = "postgres"
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {POSTGRES: {"window_s": None, "window_calls": 10, "minimum_calls": 3}}
 """Thresholds of dependencies that are called so rarely (a batch at a time) that the usual ones would wait too long."""
 
-FORMS = "tool:NAME, llm:POOL or postgres"
+FORMS = "tool:NAME, llm:POOL or postgres (postgres:0, postgres:1 and so on where there are several)"
+
+
+def postgres_dependencies(count: int) -> tuple[str, ...]:
+    """Return the dependency of each of so many databases."""
+    return (POSTGRES,) if count == 1 else tuple(f"{POSTGRES}:{number}" for number in range(count))
 
 
 def is_dependency(name: str) -> bool:
     """Tell whether *name* has the form of a dependency's name."""
     kind, colon, rest = name.partition(":")
-    return name == POSTGRES or (kind in {"tool", "llm"} and bool(colon and rest))
+    if kind == POSTGRES:
+        return not colon or rest.isdigit()
+    return kind in {"tool", "llm"} and bool(rest)
 
 
 class BreakerSettings(BreakerPolicy):
@@ -57,8 +64,9 @@ class BreakerSettings(BreakerPolicy):
     def policy_of(self, dependency: str) -> BreakerPolicy:
         """Return the thresholds of *dependency*."""
         own = self.per_dependency.get(dependency)
-        if own is None and dependency in BUILT_IN:
-            return self.model_copy(update=BUILT_IN[dependency])
+        kind = dependency.partition(":")[0]
+        if own is None and kind in BUILT_IN:
+            return self.per_dependency.get(kind) or self.model_copy(update=BUILT_IN[kind])
         return own or self
 
     def grace_of(self, dependency: str) -> float:

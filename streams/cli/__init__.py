@@ -17,11 +17,13 @@ from streams.cli import (
     lag,
     llm,
     mcp,
+    memory,
     orders,
     results,
     run,
     servers,
     settings,
+    state,
     submit,
     topics,
 )
@@ -51,8 +53,8 @@ app = typer.Typer(
 COMMANDS = {
     "Run agents": (demo, run),
     "Ask them": (submit, results, inspection),
-    "Operate": (lag, orders, breakers, llm, dead_letters),
-    "Set up": (topics, mcp, settings),
+    "Operate": (lag, orders, breakers, llm, state, dead_letters),
+    "Set up": (topics, memory, mcp, settings),
 }
 """Modules with a `register(app)`, by the heading under which their commands stand."""
 

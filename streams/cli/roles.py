@@ -161,18 +161,18 @@ def make_role(role: Role, app: App, broker: Broker, catalogue: Catalogue, settin
             from streams.llm.prices import prices_for
             from streams.shards.role import ShardRole
 
-            source: StateSource | None = None
+            read_from: Sequence[StateSource] = ()
             if settings.memory.configured:
-                from streams.memory.cold import PostgresSource
+                from streams.memory.cold import sources
 
-                source = PostgresSource(settings.memory, catalogue.namespace)
+                read_from = sources(settings.memory, catalogue.namespace)
             prices = prices_for(app, settings.llm)
             return ShardRole(
                 app,
                 broker,
                 catalogue,
                 settings.shards,
-                source=source,
+                sources=read_from,
                 breakers=settings.breakers,
                 instance_id=instance_id,
                 prices=prices,

@@ -71,6 +71,25 @@ class Target:
         finally:
             await broker.close()
 
+    async def existing(self, broker: Broker) -> Catalogue:
+        """Return the catalogue with the partitions that the namespace has.
+
+        Raises:
+            TopicError: It does not exist; says how to create it.
+        """
+        from dataclasses import replace
+
+        from streams.errors import TopicError
+
+        name = self.catalogue.name("invocations")
+        found = await broker.admin.describe([name], with_config=False)
+        if name not in found:
+            raise TopicError(
+                f"topic {name} does not exist on {broker.address}; name the right namespace, or create it with "
+                "`streams topics create`"
+            )
+        return replace(self.catalogue, partitions=found[name].partitions)
+
 
 def target(module_app: str | None, namespace: str | None, **overrides: Any) -> Target:
     """Return what a command is about.

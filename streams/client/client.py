@@ -347,7 +347,8 @@ class Client:
         """Give an operator's order and return the shard's answer.
 
         Args:
-            action: `resume`, `restart` or `fail` with an invocation ID; `pause` or `unpause` with an agent name.
+            action: `resume`, `restart` or `fail` with an invocation ID; `pause` or `unpause` with an agent name;
+                `erase` with an agent ID, or the `shared/name/key` of a shared record.
             reason: Kept with the order.
             by: Who gives it.
 
@@ -356,7 +357,8 @@ class Client:
             ResultTimeout: A shard does not answer.
         """
         everywhere = action in ("pause", "unpause")
-        numbers = range(self._partitions) if everywhere else [self._partition_of(target)]
+        own = partition_for(target.encode(), self._partitions) if action == "erase" else self._partition_of(target)
+        numbers = range(self._partitions) if everywhere else [own]
         answers = []
         for number in numbers:
             order = Order(action, target, reason, by, int(self._now() * 1000), self._id, uuid.uuid4().hex)

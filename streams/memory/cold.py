@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 
 from streams.errors import StoreError
+from streams.memory.migrate import ONLY, Place
 from streams.memory.settings import MemorySettings
 from streams.memory.store import PostgresStore
 from streams.records.state import StateDelta
@@ -17,8 +18,8 @@ class PostgresSource:
     Methods raise `StoreUnavailable` while Postgres is away or its tables are not there yet, `StoreError` otherwise.
     """
 
-    def __init__(self, settings: MemorySettings, namespace: str) -> None:
-        self._store = PostgresStore(settings, namespace)
+    def __init__(self, settings: MemorySettings, namespace: str, place: Place = ONLY) -> None:
+        self._store = PostgresStore(settings, namespace, place)
         self._opening = asyncio.Lock()
         self._open = False
         self._closed = False
@@ -45,3 +46,9 @@ class PostgresSource:
                 await self._store.__aenter__()
                 self._open = True
         return self._store
+
+
+def sources(settings: MemorySettings, namespace: str) -> tuple[PostgresSource, ...]:
+    """Return a source for each database."""
+    each = settings.each()
+    return tuple(PostgresSource(one, namespace, Place(number, len(each))) for number, one in enumerate(each))

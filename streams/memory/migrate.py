@@ -34,6 +34,17 @@ class Migration:
     statements: str
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of the namespace's databases this is: number *number*, from 0, of *of*."""
+
+    number: int
+    of: int
+
+
+ONLY = Place(0, 1)
+
+
 def migrations() -> tuple[Migration, ...]:
     """Return the migrations that this version of the code knows, in order."""
     files = (resources.files("streams.memory") / "schema").iterdir()
@@ -46,8 +57,11 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-async def migrate(postgres: Postgres) -> tuple[Migration, ...]:
+async def migrate(postgres: Postgres, place: Place = ONLY) -> tuple[Migration, ...]:
     """Apply what is missing; return what was applied. Several processes may do so at once.
+
+    Args:
+        place: Kept with the first migration, and compared from then on.
 
     Raises:
         StoreError: The database is of a newer version, or a right is missing.
@@ -65,10 +79,15 @@ async def migrate(postgres: Postgres) -> tuple[Migration, ...]:
             await connection.execute(
                 "INSERT INTO schema_versions (version, name) VALUES (%s, %s)", [migration.version, migration.name]
             )
+        await connection.execute(
+            "INSERT INTO place (number, databases) SELECT %s, %s WHERE NOT EXISTS (SELECT FROM place)",
+            [place.number, place.of],
+        )
+        await _check_place(connection, postgres, place)
     return missing
 
 
-async def check(postgres: Postgres) -> None:
+async def check(postgres: Postgres, place: Place = ONLY) -> None:
     """Check that the tables are those that this code knows.
 
     Raises:
@@ -79,11 +98,23 @@ async def check(postgres: Postgres) -> None:
         found = await connection.execute("SELECT to_regclass('schema_versions') IS NOT NULL")
         row = await found.fetchone()
         applied = await _applied(connection) if row is not None and row[0] else frozenset()
+        if not _missing(applied, postgres):
+            await _check_place(connection, postgres, place)
     if missing := _missing(applied, postgres):
         names = ", ".join(f"{m.version:04d}_{m.name}" for m in missing)
         raise StoreError(
             f"schema {postgres.namespace!r} of Postgres at {postgres.address} lacks {names}; "
             "run `streams memory migrate`"
+        )
+
+
+async def _check_place(connection: psycopg.AsyncConnection[Any], postgres: Postgres, place: Place) -> None:
+    found = await (await connection.execute("SELECT number, databases FROM place")).fetchone()
+    if found is not None and Place(*found) != place:
+        raise StoreError(
+            f"schema {postgres.namespace!r} of Postgres at {postgres.address} is number {found[0]} of {found[1]} "
+            f"databases, and the settings have it as number {place.number} of {place.of}; put memory.dsns back as they "
+            "were, since shards are divided among them for good"
         )
 
 

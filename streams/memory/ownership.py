@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 
 log = logging.getLogger(__name__)
 
@@ -15,15 +16,19 @@ class Ownership:
 
     Attributes:
         owned: Partition numbers that are this process's now.
-        busy: Held while a batch is under way.
         yielding: Partitions are being taken away: a batch that cannot be written now should be given up.
     """
 
     def __init__(self) -> None:
         self.owned: frozenset[int] = frozenset()
-        self.busy = asyncio.Lock()
+        self._busy: list[asyncio.Lock] = []
         self.yielding = False
         self._changed = asyncio.Event()
+
+    def enter(self) -> asyncio.Lock:
+        """Return a lock that is to be held while a batch is under way; one for each that writes."""
+        self._busy.append(asyncio.Lock())
+        return self._busy[-1]
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         """Own *partitions* from now on."""
@@ -34,7 +39,9 @@ class Ownership:
         """Let the batch under way end, so that the next owner need not write it again; it may not take for ever."""
         self.yielding = True
         try:
-            async with asyncio.timeout(_LET_GO_S), self.busy:
+            async with asyncio.timeout(_LET_GO_S), AsyncExitStack() as stack:
+                for lock in self._busy:
+                    await stack.enter_async_context(lock)
                 self.owned -= partitions
         except TimeoutError:
             log.warning(

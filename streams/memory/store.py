@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import psycopg
 
-from streams.memory.migrate import Migration, check, migrate
+from streams.memory.migrate import ONLY, Migration, Place, check, migrate
 from streams.memory.postgres import Postgres
 from streams.memory.settings import MemorySettings
 from streams.memory.tables import INVOCATIONS, STATE, Table, result_of, state_of
@@ -31,8 +31,9 @@ class PostgresStore:
     `Contended` and `RowRefused` (see `streams.memory.refusals`), and then nothing of that call was written.
     """
 
-    def __init__(self, settings: MemorySettings, namespace: str) -> None:
+    def __init__(self, settings: MemorySettings, namespace: str, place: Place = ONLY) -> None:
         self._postgres = Postgres(settings, namespace)
+        self._place = place
 
     async def __aenter__(self) -> Self:
         await self._postgres.open()
@@ -42,17 +43,22 @@ class PostgresStore:
         await self._postgres.close()
 
     @property
+    def postgres(self) -> Postgres:
+        """Its connections, for housekeeping."""
+        return self._postgres
+
+    @property
     def address(self) -> str:
         """Where Postgres is, without its password."""
         return self._postgres.address
 
     async def migrate(self) -> tuple[Migration, ...]:
         """Apply missing migrations (see `streams.memory.migrate`)."""
-        return await migrate(self._postgres)
+        return await migrate(self._postgres, self._place)
 
     async def check(self) -> None:
         """Check that the tables are those that this code knows."""
-        await check(self._postgres)
+        await check(self._postgres, self._place)
 
     async def write_state(self, deltas: Sequence[StateDelta]) -> int:
         """Write *deltas*, at most one for each record; return how many changed a row.

@@ -171,12 +171,13 @@ def _state(role: ShardRole) -> Iterator[Sample]:
             yield Sample(metric, value, (str(number),))
     yield Sample(m.STATE_IN_USE, role.room.used_bytes)
     yield Sample(m.STATE_LIMIT, role.room.limit_bytes)
-    if role.reads is not None:
-        yield Sample(m.COLD_QUERIES, role.reads.counters.reads)
-        yield from _spread(role.reads.counters.took)
-        yield Sample(m.COLD_AGENTS, role.reads.counters.agents)
-        yield Sample(m.COLD_FAILURES, role.reads.counters.failures)
-        yield Sample(m.COLD_WAITING, len(role.reads))
+    if role.reads:
+        reads = role.reads[0].counters  # shared by all
+        yield Sample(m.COLD_QUERIES, reads.reads)
+        yield from _spread(reads.took)
+        yield Sample(m.COLD_AGENTS, reads.agents)
+        yield Sample(m.COLD_FAILURES, reads.failures)
+        yield Sample(m.COLD_WAITING, sum(map(len, role.reads)))
 
 
 def _tools(role: ToolRole) -> Iterator[Sample]:
@@ -230,13 +231,16 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
 
 
 def _memory(role: MemoryRole) -> Iterator[Sample]:
-    yield from _guard("memory", role.guard)
+    for guard in role.guards:
+        yield from _guard("memory", guard)
     yield Sample(m.SINK_READ, role.counts.read)
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
     yield Sample(m.DEAD_LETTERS, role.counts.set_aside, ("memory",))
     yield from _spread(role.counts.flushes)
     yield Sample(m.SINK_FAILURES, role.counts.failures)
+    yield Sample(m.SINK_DROPPED, role.dropped.invocations, ("invocations",))
+    yield Sample(m.SINK_DROPPED, role.dropped.deleted, ("state",))
 
 
 def _control(role: ControlRole) -> Iterator[Sample]:

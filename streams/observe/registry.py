@@ -362,6 +362,9 @@ SINK_FLUSH = Metric(
 SINK_FAILURES = Metric(
     "counter", "attempts", "Failed because Postgres was away",
     "streams_memory_failed_attempts")
+SINK_DROPPED = Metric(
+    "counter", "rows", "Dropped from Postgres because they were too old: finished invocations, deleted records",
+    "streams_memory_dropped_rows", ("table",))
 
 # -- evicted state, read by shards -------------------------------------------------------------------------------------
 COLD_QUERIES = Metric(

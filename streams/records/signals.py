@@ -37,8 +37,9 @@ class Order:
 
     Attributes:
         action: `resume`, `restart`, `fail` on an invocation; `pause`, `unpause` on an agent name (sent to every shard);
-            on `outcomes`: `open`, `close`, `reset`, `metrics-only` on a dependency's breaker.
-        target: Invocation ID, agent name or dependency.
+            `erase` on an agent ID or shared record; on `outcomes`: `open`, `close`, `reset`, `metrics-only` on a
+            dependency's breaker.
+        target: Invocation ID, agent ID, agent name or dependency.
         request_id: Echoed in the answer; of a breaker's order, kept in the breaker's record.
         client: Whom to answer; empty for no answer.
     """

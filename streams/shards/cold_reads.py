@@ -81,6 +81,7 @@ class ColdReads:
         batch: Most agents of one query.
         clock: Monotonic seconds.
         luck: Gives numbers uniform in [0, 1), for jitter.
+        counters: Shared by the reads of several databases.
 
     Attributes:
         trouble: Why the last attempt failed; empty when it did not.
@@ -96,10 +97,11 @@ class ColdReads:
         now_ms: Callable[[], int],
         clock: Callable[[], float],
         luck: Callable[[], float],
+        counters: ReadCounters | None = None,
     ) -> None:
         self.guard = guard
         self.trouble = ""
-        self.counters = ReadCounters()
+        self.counters = counters or ReadCounters()
         self._source = source
         self._linger_s = linger_s
         self._batch = batch

@@ -29,6 +29,18 @@ class Markers:
         self._markers[invocation] = marker
         self._bytes += len(marker.result)
 
+    def replace(self, invocation: str, marker: Marker) -> None:
+        """Have another marker for an invocation, as old as it was."""
+        self._bytes += len(marker.result) - len(self._markers[invocation].result)
+        self._markers[invocation] = marker
+
+    def of(self, owner: str) -> Iterator[tuple[str, Marker]]:
+        """Yield the finished invocations of an agent instance; looks at all."""
+        start = f"{owner}/"
+        for invocation, marker in self._markers.items():
+            if invocation.startswith(start):
+                yield invocation, marker
+
     def expire(self, now_ms: int) -> Iterator[str]:
         """Forget and yield the invocations that are beyond a bound."""
         while self._markers:

@@ -74,6 +74,13 @@ class AgentRecords:
                 assert delta is not None
                 yield delta
 
+    def trim(self) -> None:
+        """Let logs end before their last entries that are deleted: what was erased begins anew."""
+        for name, length in self.lengths.items():
+            while length and (last := self.get(log_entry(name, length - 1))) is not None and last.deleted:
+                length -= 1
+            self.lengths[name] = length
+
     def merge(self, other: AgentRecords) -> None:
         """Take what *other* has newer, or has alone."""
         for delta in other.all():
@@ -153,6 +160,7 @@ class StateStore:
             delta = records.get(log_entry(name, position))
             return (delta.value if delta else None) or b"null"
 
+        records.trim()
         return StateView(values, dict(records.lengths), entry)
 
     def next_vector(self, owner: str, record: str, writer: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ from streams.records import decode, encode
 from streams.records.signals import Cancel, Order, Signal
 from streams.records.steps import ToolResult
 from streams.shards.ending import failed
+from streams.shards.erase import erase
 from streams.shards.live import PARKED, QUEUED, Live
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Orders:
         engine = self._engine
         if order.action in ("pause", "unpause"):
             return self._pause(order)
+        if order.action == "erase":
+            return erase(engine, order.target, order.ordered_by)
         live = engine.live.get(order.target)
         if live is None:
             raise UnknownName(f"{order.target} is not live in shard {engine.partition}")
@@ -47,7 +50,7 @@ class Orders:
         if order.action == "restart":
             self._restart(live)
             return "restarted"
-        raise InvalidInput(f"{order.action!r} is not one of resume, restart, fail, pause, unpause")
+        raise InvalidInput(f"{order.action!r} is not one of resume, restart, fail, pause, unpause, erase")
 
     def _restart(self, live: Live) -> None:
         engine, handlers = self._engine, self._engine.handlers

@@ -30,6 +30,8 @@ class Questions:
 
     def on_order(self, order: Order) -> None:
         """Carry out an operator's order."""
+        if order.action == "erase" and self._engine.cold.defer(order.target, order):
+            return
         try:
             message, status = self._orders.obey(order), "ok"
         except StreamsError as error:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import random
@@ -18,7 +18,7 @@ from streams.agents.loop import refuse_blocking_calls
 from streams.app import App
 from streams.breakers import Guard
 from streams.breakers.feed import breakers_table, report_outcomes
-from streams.breakers.settings import POSTGRES, BreakerSettings
+from streams.breakers.settings import BreakerSettings, postgres_dependencies
 from streams.breakers.view import BreakerView
 from streams.broker.partitioning import partition_for
 from streams.broker.port import Broker, Membership, Partition, Producer
@@ -30,7 +30,7 @@ from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.invocations import Result
 from streams.records.json import result_to_json
 from streams.records.topics import SHARD_INPUTS, Catalogue
-from streams.shards.cold_reads import ColdReads, StateSource
+from streams.shards.cold_reads import ColdReads, ReadCounters, StateSource
 from streams.shards.effects import Counters
 from streams.shards.engine import Engine
 from streams.shards.measures import ShardMeasures
@@ -57,7 +57,8 @@ class ShardRole:
     """Owns shards until cancelled.
 
     Args:
-        source: Where evicted state is read from; None where there is no store, and then nothing is evicted.
+        sources: Where evicted state is read from, one for each database (shard *p* has number *p mod n*); none where
+            there is no store, and then nothing is evicted.
         prices: What a model call may cost at most, by pool; for agents with a budget of money.
         die: Ends the process when a commit was fenced or is ambiguous.
         luck: Gives numbers uniform in [0, 1), for jitter.
@@ -66,7 +67,7 @@ class ShardRole:
         measures: What all shards of the process measure together.
         breakers: The fleet's breakers as the shards know them.
         room: What agents' state takes in this process.
-        reads: Reads of evicted state; None where there is no store.
+        reads: Reads of evicted state, of each database; none where there is no store.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ShardRole:
         catalogue: Catalogue,
         settings: ShardSettings,
         *,
-        source: StateSource | None = None,
+        sources: Sequence[StateSource] = (),
         breakers: BreakerSettings | None = None,
         instance_id: str | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -105,18 +106,20 @@ class ShardRole:
         self.breakers = BreakerView(breakers)
         self._reporter = f"shards-{socket.gethostname()}-{os.getpid()}"
         self.room = Room(settings.cache_bytes)
-        self.reads: ColdReads | None = None
-        if source is not None:
-            policy = (breakers or BreakerSettings()).policy_of(POSTGRES)
-            self.reads = ColdReads(
+        judge, counters = breakers or BreakerSettings(), ReadCounters()
+        self.reads = tuple(
+            ColdReads(
                 source,
-                Guard(POSTGRES, policy, self._reporter, luck),
+                Guard(name, judge.policy_of(name), self._reporter, luck),
                 linger_s=settings.cold_read_linger_s,
                 batch=settings.cold_read_agents,
                 now_ms=lambda: int(now() * 1000),
                 clock=clock,
                 luck=luck,
+                counters=counters,
             )
+            for source, name in zip(sources, postgres_dependencies(len(sources)), strict=True)
+        )
 
     async def run(self) -> None:
         """Join the group and work the shards that it gives this process; let go of them when cancelled."""
@@ -131,15 +134,15 @@ class ShardRole:
                     self._watchdog.start()
                 group.create_task(self._report_demand(producer))
                 group.create_task(self._watch_flushes())
-                if self.reads is not None:
-                    group.create_task(self.reads.run(), name="cold reads")
+                for reads in self.reads:
+                    group.create_task(reads.run(), name="cold reads")
                 await self._membership.start(self)
                 await self._trim_for_ever()
         finally:
             await self._membership.leave()
             await self._stop(frozenset(self._tasks))
-            if self.reads is not None:
-                await self.reads.close()
+            for reads in self.reads:
+                await reads.close()
             self._watchdog.stop()
 
     async def _report_demand(self, producer: Producer) -> None:
@@ -152,13 +155,14 @@ class ShardRole:
         )
 
     def _digests(self, now_ms: int) -> tuple[OutcomeDigest, ...]:
-        own = self.reads.guard.drain(now_ms) if self.reads is not None else ()
+        own = [digest for reads in self.reads for digest in reads.guard.drain(now_ms)]
         return (*self.breakers.drain(now_ms), *own)
 
     def _follow(self, record: BreakerState) -> None:
         self.breakers.apply(record)
-        if self.reads is not None and record.dependency == self.reads.guard.dependency:
-            self.reads.guard.apply(record)
+        for reads in self.reads:
+            if record.dependency == reads.guard.dependency:
+                reads.guard.apply(record)
 
     # -- state (streams.shards.keeper) ---------------------------------------------------------------------------------
 
@@ -184,7 +188,7 @@ class ShardRole:
                 )  # fmt: skip
 
     def _stays(self, found: Collection[Partition]) -> str:
-        if self.reads is None:
+        if not self.reads:
             return "no store is configured, so that nothing can be evicted; set STREAMS_MEMORY__DSN"
         return "" if found else "no sink has written any of it to the store; run the role memory"
 
@@ -263,7 +267,7 @@ class ShardRole:
             pace=self._pace,
             watchdog=self._watchdog,
             room=self.room,
-            reads=self.reads,
+            reads=self.reads[number % len(self.reads)] if self.reads else None,
             now=self._now,
         )
 

@@ -96,7 +96,7 @@ async def miss(bootstrap: str, dsn: str, agents: int, runs: int) -> dict[str, An
     broker = open_broker(settings.kafka)
     catalogue = settings.catalogue(app.name)
     shards = ShardRole(
-        app, broker, catalogue, settings.shards, source=PostgresSource(settings.memory, catalogue.namespace)
+        app, broker, catalogue, settings.shards, sources=(PostgresSource(settings.memory, catalogue.namespace),)
     )  # fmt: skip
     took = _timed(shards)
     try:
@@ -119,8 +119,7 @@ async def miss(bootstrap: str, dsn: str, agents: int, runs: int) -> dict[str, An
         names = [name for name in await broker.admin.list_topics() if name.startswith(f"{catalogue.namespace}.")]
         await broker.admin.delete_topics(names)
         await broker.close()
-    reads = shards.reads
-    assert reads is not None
+    (reads,) = shards.reads
     centiles = statistics.quantiles(took, n=100)
     return {
         "bench": "memory_miss",
@@ -141,8 +140,7 @@ async def miss(bootstrap: str, dsn: str, agents: int, runs: int) -> dict[str, An
 def _timed(shards: ShardRole) -> list[float]:
     """Take the time from each question to its answer."""
     took: list[float] = []
-    reads = shards.reads
-    assert reads is not None
+    (reads,) = shards.reads
     ask = reads.ask
 
     def timed(asked: Ask) -> None:

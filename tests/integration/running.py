@@ -60,8 +60,8 @@ async def running(
     try:
         await create_namespace(broker.admin, catalogue, 1)
         memory = MemorySettings(dsn=SecretStr(dsn), flush_interval_s=0.02, retry_ceiling_s=0.5)
-        source = PostgresSource(memory, namespace) if dsn else None
-        shards = ShardRole(app, broker, catalogue, settings.shards, source=source)
+        sources = (PostgresSource(memory, namespace),) if dsn else ()
+        shards = ShardRole(app, broker, catalogue, settings.shards, sources=sources)
         tools = ToolRole(app, broker, catalogue, settings.tools)
         tasks = [
             asyncio.create_task(role.run()) for name, role in (("shards", shards), ("tools", tools)) if name in roles

@@ -71,7 +71,7 @@ async def test_state_leaves_memory_and_log_and_comes_back_for_the_next_owner_too
         assert total(it.shards, "tombstoned") >= 3 * len(keys)
 
         source = PostgresSource(MemorySettings(dsn=SecretStr(postgres)), it.catalogue.namespace)
-        other = ShardRole(app, it.broker, it.catalogue, it.settings.shards, source=source)
+        other = ShardRole(app, it.broker, it.catalogue, it.settings.shards, sources=(source,))
         task = asyncio.create_task(other.run())
         try:
             await until(lambda: len(other.processors) == 1 and all_ready(other, 1), "another process owns a shard")

@@ -258,7 +258,7 @@ async def test_a_restart_of_postgres_is_survived(kafka, tmp_path: Path):
                     return False
 
             await eventually(after)
-            assert role.guard.phase == "closed"
+            assert role.guards[0].phase == "closed"
     finally:
         await asyncio.to_thread(server.stop, at_once=True)
 

@@ -42,7 +42,7 @@ class World:
         process = self.sinks[slot] = Process(f"sink-{slot}-{self.started}")
         role = MemoryRole(
             SimulatedBroker(self.log, process), CATALOGUE, SETTINGS,
-            store=self.postgres, now_ms=self.log.now_ms, rng=Random(self.started),
+            stores=(self.postgres,), now_ms=self.log.now_ms, rng=Random(self.started),
         )  # fmt: skip
         process.spawn(self._supervised(role))
 

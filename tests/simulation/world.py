@@ -153,7 +153,7 @@ class World:
             clock=asyncio.get_running_loop().time,
             die=lambda reason: self._die(process, reason),
             watch=False,
-            source=self.store if self.plan.storage else None,
+            sources=(self.store,) if self.plan.storage else (),
             luck=Random(self.random.random()).random if self.plan.storage else random,
         )
         self.roles[f"shards-{number}"] = role
@@ -180,7 +180,7 @@ class World:
         )  # fmt: skip
         role = MemoryRole(
             SimulatedBroker(self.log, process), self.catalogue, settings,
-            store=self.store, now_ms=self.log.now_ms, rng=Random(self.random.random()),
+            stores=(self.store,), now_ms=self.log.now_ms, rng=Random(self.random.random()),
         )  # fmt: skip
         await role.run()
 

@@ -19,6 +19,7 @@ from streams.llm.key_buckets import BucketStatus, KeyStatus
 from streams.llm.measures import LlmMeasures
 from streams.llm.pool_status import PoolCounts, PoolStatus
 from streams.llm.usage_counts import UsageCounts
+from streams.memory.retention import RetentionCounts
 from streams.memory.sink import SinkCounts
 from streams.observe import registry
 from streams.observe.collect import RoleCollector, Sample, fold, samples
@@ -104,7 +105,7 @@ def shards(**processors):
     view.apply(BreakerState("tool:bank", "open", 1, 1, "half of its calls failed", 0))
     room = Room(1_000)
     room.count(0, 300)
-    return SimpleNamespace(processors=numbered, measures=measured(), breakers=view, room=room, reads=cold_reads())
+    return SimpleNamespace(processors=numbered, measures=measured(), breakers=view, room=room, reads=(cold_reads(),))
 
 
 def queue(partitions=(0, 1), open_calls=3):
@@ -159,7 +160,7 @@ def every_role():
             status=lambda: (status,),
             dispatcher=SimpleNamespace(pools={"fast": SimpleNamespace(guard=guard("llm:fast"))}),
         ),
-        "memory": SimpleNamespace(guard=guard("postgres"), counts=flushed()),
+        "memory": SimpleNamespace(guards=(guard("postgres"),), counts=flushed(), dropped=RetentionCounts(7, 2)),
         "control": SimpleNamespace(
             started=True,
             plane=SimpleNamespace(
