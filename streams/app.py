@@ -157,13 +157,13 @@ class App:
             fallback: What callers get instead when the tool fails; None is a value.
             fallback_fn: Or a quick synchronous function of the failure and the call's arguments that makes it.
             name: By default the function's.
-            raises: Errors that are answers: they cross as their class, without a retry, and are a success for the breaker.
+            raises: Errors that are answers: they cross as their class, are not retried, and no failure to the breaker.
             rate: Bound on calls such as `50/s` or `600/min`, retries included, for all workers together.
             concurrency: Calls at a time in one worker process.
             attempts: Most attempts within the timeout.
             max_wait: Seconds that a call may wait for a worker before the fallback applies.
             lane: Topic of its own for its calls, so that its backlog stands in nobody's way.
-            hedge: Seconds after which a `read` is made a second time beside the first; a retry as far as the budget goes.
+            hedge: Seconds after which a `read` is made a second time beside the first; budgeted as a retry is.
 
         Raises:
             MissingFallback: Neither or both kinds of fallback are given.
