@@ -34,10 +34,11 @@ def test_phases_are_logged_as_warnings_and_leases_that_move_on_are_not(caplog):
             change = machine.tick(now)
             assert change is not None
             log_transition(change, LOCAL)
-        log_transition(change, FLEET)
-        change = machine.force("forced-open", "ana", "incident 7", 0)
-        assert change is not None
-        log_transition(change, FLEET)
-        log_transition(change, FLEET, here=True)
-    levels = [logging.WARNING, logging.DEBUG, logging.DEBUG, logging.INFO, logging.WARNING]
+            log_transition(change, FLEET, here=True)
+        forced = machine.force("forced-open", "ana", "incident 7", 0)
+        assert forced is not None
+        log_transition(forced, FLEET)
+        log_transition(forced, FLEET, here=True)
+    phase, lease = logging.WARNING, logging.DEBUG
+    levels = [phase, phase, lease, lease, logging.INFO, phase]
     assert [record.levelno for record in caplog.records] == levels
