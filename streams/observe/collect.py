@@ -66,7 +66,7 @@ class RoleCollector(Collector):
         over = {metric: len(found) - self._max_series for metric, found in grouped.items()}
         grouped[m.SERIES_FOLDED] = [Sample(m.SERIES_FOLDED, n, (metric.name,)) for metric, n in over.items() if n > 0]
         for metric, found in grouped.items():
-            yield _family(metric, fold(metric, found, self._max_series))
+            yield family(metric, fold(metric, found, self._max_series))
 
 
 def fold(metric: m.Metric, found: Sequence[Sample], most: int) -> list[Sample]:
@@ -86,7 +86,8 @@ def fold(metric: m.Metric, found: Sequence[Sample], most: int) -> list[Sample]:
     return [*kept, Sample(metric, together, (m.OTHER,) * len(metric.labels))]
 
 
-def _family(metric: m.Metric, found: Iterable[Sample]) -> Family:
+def family(metric: m.Metric, found: Iterable[Sample]) -> Family:
+    """Return the series of one metric as Prometheus has them."""
     if metric.kind == "histogram":
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         for sample in found:
@@ -113,7 +114,8 @@ def samples(roles: Mapping[str, Any]) -> Iterator[Sample]:
             yield from _READERS[name](role)
 
 
-def _spread(*several: Distributions) -> Iterator[Sample]:
+def spread(*several: Distributions) -> Iterator[Sample]:
+    """Yield a sample for each series of histograms."""
     for distributions in several:
         for labels, distribution in distributions.items():
             yield Sample(distributions.metric, distribution, labels)
@@ -121,7 +123,7 @@ def _spread(*several: Distributions) -> Iterator[Sample]:
 
 def _shards(role: ShardRole) -> Iterator[Sample]:
     yield Sample(m.DEAD_LETTERS, role.measures.set_aside, ("shards",))
-    yield from _spread(*role.measures.distributions)
+    yield from spread(*role.measures.distributions)
     for labels, count in sorted(role.measures.fallbacks.items()):
         yield Sample(m.FALLBACKS, count, labels)
     for state in role.breakers.states():
@@ -174,7 +176,7 @@ def _state(role: ShardRole) -> Iterator[Sample]:
     if role.reads:
         reads = role.reads[0].counters  # shared by all
         yield Sample(m.COLD_QUERIES, reads.reads)
-        yield from _spread(reads.took)
+        yield from spread(reads.took)
         yield Sample(m.COLD_AGENTS, reads.agents)
         yield Sample(m.COLD_FAILURES, reads.failures)
         yield Sample(m.COLD_WAITING, sum(map(len, role.reads)))
@@ -184,7 +186,7 @@ def _tools(role: ToolRole) -> Iterator[Sample]:
     yield from _queue("tools", role.queue)
     for guard in role.guards.values():
         yield from _guard("tools", guard)
-    yield from _spread(role.attempts)
+    yield from spread(role.attempts)
     yield Sample(m.TOOL_OVERFLOWED, role.queue.overflowed)
     execution = role.execution
     for (tool, outcome), count in sorted(execution.counts.items()):
@@ -202,7 +204,7 @@ def _llm(role: LlmRole) -> Iterator[Sample]:
     yield from _queue("llm", role.queue)
     for pool in role.dispatcher.pools.values():
         yield from _guard("llm", pool.guard)
-    yield from _spread(*role.measures.distributions)
+    yield from spread(*role.measures.distributions)
     for direction, tokens in role.measures.tokens.items():
         yield Sample(m.LLM_TOKENS, tokens, direction)
     for tenant_and_model, used in role.usage.used.items():
@@ -237,7 +239,7 @@ def _memory(role: MemoryRole) -> Iterator[Sample]:
     yield Sample(m.SINK_WRITTEN, role.counts.written)
     yield Sample(m.SINK_CHANGED, role.counts.changed)
     yield Sample(m.DEAD_LETTERS, role.counts.set_aside, ("memory",))
-    yield from _spread(role.counts.flushes)
+    yield from spread(role.counts.flushes)
     yield Sample(m.SINK_FAILURES, role.counts.failures)
     yield Sample(m.SINK_DROPPED, role.dropped.invocations, ("invocations",))
     yield Sample(m.SINK_DROPPED, role.dropped.deleted, ("state",))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from asyncio import Future
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streams.agents.run import Request
 from streams.observe import registry as m
-from streams.observe.collect import RoleCollector
+from streams.observe.collect import family, spread
 from streams.observe.distribution import Distributions
 from streams.records.invocations import Invocation, Result
 from streams.records.journal import Completion
@@ -42,7 +40,8 @@ def metrics(invocations: int, rounds: int) -> dict[str, Any]:
 
 def _counting() -> Callable[[], None]:
     """Return what counts one invocation from its start to its end, as its shard does."""
-    measures, future = ShardMeasures(("dispute",)), Future[Any](loop=SimpleNamespace(get_debug=bool))  # type: ignore[arg-type]
+    measures = ShardMeasures(("dispute",))
+    future: Any = None  # that of the step, which measuring does not look at
     now_ms = int(NOW * 1000)
     invocation = Invocation("dispute", "c-1", "k", b"{}", submitted_at_ms=now_ms - 40, deadline_ms=now_ms + 60_000)
     result = Result("dispute", "c-1", "k", "succeeded", input_tokens=900, output_tokens=80, steps=3,
@@ -61,19 +60,22 @@ def _counting() -> Callable[[], None]:
     return count
 
 
+class _Full:
+    """A collector of one histogram with as many series as it may have."""
+
+    def __init__(self) -> None:
+        self._steps = Distributions(m.STEP_SECONDS)
+        for number in range(1_000):
+            self._steps["tool", f"tool-{number}", "ok"].add(number / 100)
+
+    def collect(self) -> Iterator[Any]:
+        yield family(m.STEP_SECONDS, spread(self._steps))
+
+
 def _scrape() -> Callable[[], Any]:
-    """Return a scrape of as many series as one histogram may have."""
-    measures = ShardMeasures()
-    steps = next(each for each in measures.distributions if each.metric is m.STEP_SECONDS)
-    _fill(steps)
     registry = CollectorRegistry()
-    registry.register(RoleCollector({"shards": SimpleNamespace(processors={}, measures=measures)}, 1_000))
+    registry.register(_Full())
     return lambda: generate_latest(registry)
-
-
-def _fill(steps: Distributions) -> None:
-    for number in range(1_000):
-        steps["tool", f"tool-{number}", "ok"].add(number / 100)
 
 
 def _spent_s(work: Callable[[], Any]) -> float:

@@ -43,7 +43,8 @@ def report(*lags: PartitionLag, **fields: Any) -> LagReport:
 
 def shown(it: LagReport, published: bool = True, width: int = 120, **options: Any) -> str:
     signals = {"invocations": SIGNAL}
-    snapshot = Snapshots().take(it, signals if published else {}, signals)
+    estimated = {"invocations": replace(SIGNAL, retry_after_s=99.0)} if published else signals
+    snapshot = Snapshots().take(it, signals if published else {}, estimated)
     out = io.StringIO()
     Console(file=out, width=width, highlight=False).print(lag_view(snapshot, width=width, **options))
     return out.getvalue()
