@@ -52,6 +52,7 @@ class _Asked:
     deadline: float
     stream: OpenStream | None
     letting_go: LettingGo
+    sent_before: bool = False
     attempts: int = 0
     held_s: float = 0.0
     failing_s: float = 0.0
@@ -88,13 +89,19 @@ class Dispatcher:
         self._budgets = budgets or TenantBudgets(lambda tenant: None, UsageSums(), now)
 
     async def answer(
-        self, request: LlmRequest, stream: OpenStream | None = None, letting_go: LettingGo | None = None
+        self,
+        request: LlmRequest,
+        stream: OpenStream | None = None,
+        letting_go: LettingGo | None = None,
+        *,
+        sent_before: bool = False,
     ) -> LlmResult:
         """Return the outcome of a request. Failures are outcomes too; nothing is raised for them.
 
         Args:
             stream: Gets the pieces of the answer while it is written.
             letting_go: Of the partition that the request comes from.
+            sent_before: It may have reached the provider already, from another process; then a call is counted so.
         """
         arrived = self._clock()
         pool = self.pools.get(request.model)
@@ -107,7 +114,7 @@ class Dispatcher:
         except ValueError as error:
             return _result(request, "invalid", "", f"not a request to a model: {error}", attempts=0)
         deadline = arrived + request.deadline_ms / 1000 - self._now()
-        asked = _Asked(request, chat, arrived, deadline, stream, letting_go or LettingGo())
+        asked = _Asked(request, chat, arrived, deadline, stream, letting_go or LettingGo(), sent_before)
         for station, patient in self._route(pool):
             result = await self._ask(station, asked, patient=patient)
             if result is not None:
@@ -163,6 +170,7 @@ class Dispatcher:
                 pool.give_back(turn)
                 return self._failed(asked, "budget", over, status="raised", error_type=BudgetExceeded.__name__)
             asked.attempts += 1
+            pool.counts.sent_again += asked.sent_before
             self._budgets.reserve(request.id, request.tenant, estimate.total_tokens, cost)
             try:
                 on_text = asked.stream() if asked.stream is not None and request.stream else None
@@ -177,6 +185,7 @@ class Dispatcher:
                 asked.problem = f"a key of {pool.name!r} is not accepted: {error}"
             except Unavailable as error:
                 failures += 1
+                asked.sent_before = True  # it may have been counted, and answered, there
                 asked.problem = f"{pool.name!r}: {error}"
                 pause_s = self._pause(failures, error.headers.retry_after_s)
                 asked.failing_s += self._clock() - started + pause_s

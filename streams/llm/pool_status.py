@@ -13,6 +13,8 @@ class PoolCounts:
 
     Attributes:
         sent: Calls made.
+        sent_again: Those of them for requests that may have reached the provider before: after a timeout or an error of
+            the endpoint, or because they waited unanswered when this process took their partition over.
         throttled: 429s met; with right limits there are none.
         unavailable: Calls that failed by an error of the endpoint or a timeout.
         ended: Calls that are over, however they ended.
@@ -20,6 +22,7 @@ class PoolCounts:
     """
 
     sent: int = 0
+    sent_again: int = 0
     throttled: int = 0
     unavailable: int = 0
     ended: int = 0

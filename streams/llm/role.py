@@ -132,11 +132,12 @@ class LlmRole:
         self.measures = LlmMeasures(self._pools)
         self._feed: TokenFeed | None = None
         lanes = catalogue.lanes.get("llm-requests", ())
+        self._topics = (catalogue.name("llm-requests"), *(catalogue.name("llm-requests", lane) for lane in lanes))
         plan = QueuePlan(
             namespace=catalogue.namespace,
             role="llm",
             anchor=catalogue.name("owners"),
-            calls=(catalogue.name("llm-requests"), *(catalogue.name("llm-requests", lane) for lane in lanes)),
+            calls=self._topics,
             results=catalogue.name("llm-results"),
             dead_letters=catalogue.name("dead-letters"),
             history_s=catalogue.history_s,
@@ -227,7 +228,9 @@ class LlmRole:
         self._meter.own(partition)
         try:
             async with self._allotments.scheduling() if partition == 0 else nullcontext():
-                yield _Requests(self, partition, letting_go)
+                sources = [Partition(topic, partition) for topic in self._topics]
+                taken_over = await self._broker.admin.end_offsets(sources)
+                yield _Requests(self, partition, letting_go, taken_over)
         finally:
             del self._owned[partition]
             self._meter.disown(partition)
@@ -237,11 +240,11 @@ class LlmRole:
             if (letting_go := self._owned.get(partition)) is not None:
                 letting_go.begin()
 
-    async def answer(self, request: LlmRequest, partition: int, letting_go: LettingGo) -> Message:
-        """Return the record that answers a request."""
+    async def answer(self, request: LlmRequest, partition: int, letting_go: LettingGo, *, sent_before: bool) -> Message:
+        """Return the record that answers a request; *sent_before* as for `Dispatcher.answer`."""
         assert self._feed is not None
         stream = partial(self._feed.open, request, partition) if request.stream else None
-        result = await self.dispatcher.answer(request, stream, letting_go)
+        result = await self.dispatcher.answer(request, stream, letting_go, sent_before=sent_before)
         self.measures.answer(result)
         return Message(
             self._catalogue.name("llm-results"),
@@ -267,8 +270,11 @@ class _Queue(OwnedQueue):
 class _Requests:
     """The requests of one partition; see `streams.broker.owned_queue.Session`."""
 
-    def __init__(self, role: LlmRole, partition: int, letting_go: LettingGo) -> None:
+    def __init__(
+        self, role: LlmRole, partition: int, letting_go: LettingGo, taken_over: Mapping[Partition, int]
+    ) -> None:
         self._role = role
+        self._taken_over = taken_over
         self._partition = partition
         self._letting_go = letting_go
         self._answered: set[StepId] = set()
@@ -282,7 +288,8 @@ class _Requests:
         if request.id in self._answered:
             self._answered.discard(request.id)
             return None
-        return await self._role.answer(request, self._partition, self._letting_go)
+        before = record.offset < self._taken_over[Partition(record.topic, record.partition)]
+        return await self._role.answer(request, self._partition, self._letting_go, sent_before=before)
 
 
 def _keys(name: str, pool: PoolSettings, *, provided: bool) -> tuple[SecretStr, ...]:

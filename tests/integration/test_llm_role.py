@@ -201,12 +201,15 @@ async def test_an_outage_is_held_and_then_answered_as_failed():
 @simulate
 async def test_an_outage_that_ends_in_time_costs_nothing_but_time():
     endpoint = Endpoint()
-    ends_at = world_time() + 15
+    ends_at = world_time() + 20
     endpoint.fails = lambda request: Unavailable("status", "503") if world_time() < ends_at else None
     world = Simulation(endpoint, fast=PoolSettings(model="m", max_hold_s=60))
     await create_topics(world.broker, world.catalogue)
-    async with world.running():
+    async with world.running() as role:
+        await asyncio.sleep(5)  # so that it has its partitions before there is anything in them
         found = await world.ask(*(request_of(n) for n in range(100)), timeout_s=120)
+        counts = role.status()[0].counts
+        assert counts.sent_again == endpoint.asked.total() - 100 == counts.unavailable
     assert {result.status for result in found.values()} == {"ok"}
 
 
@@ -295,8 +298,10 @@ async def test_a_killed_role_loses_nothing_and_does_not_ask_again_what_was_answe
     answered = {result.invocation for result in await results_of(world.broker, world.catalogue)}
     asked_before = Counter(endpoint.asked)
     assert 0 < len(answered) < 100
-    async with world.running():
+    async with world.running() as second:
         found = await wait_for_results(world.broker, world.catalogue, 100)
+        counts = second.status()[0].counts
+    assert counts.sent_again == counts.sent == 100 - len(answered)  # any of them may have been sent before
     assert Counter(result.invocation for result in found) == Counter(request.invocation for request in requests)
     again = {text for text, times in endpoint.asked.items() if times > 1}
     assert len(again) <= 10  # those that were under way
