@@ -41,6 +41,7 @@ from streams.errors import (
     TooManyWaiting,
     Unavailable,
     UnknownInvocation,
+    UnusableAnswer,
     VersionConflict,
 )
 from streams.llm.messages import Message, Reply, Tokens, ToolRequest
@@ -99,6 +100,7 @@ __all__ = [
     "ToolRequest",
     "Unavailable",
     "UnknownInvocation",
+    "UnusableAnswer",
     "VersionConflict",
     "Versioned",
     "call_info",

@@ -41,6 +41,7 @@ StreamsError
     ├── BudgetExceeded                 the next call would pass the budget
     ├── SignalTimeout                  a signal that did not come in time
     ├── ModelRefused                   a model provider that refused the request (400), with its words
+    ├── UnusableAnswer                 a model's answer that is cut off, empty or not of the type asked for
     ├── ToolRefused                    an HTTP or MCP tool that answered with an error of the caller's, with its words
     └── VersionConflict                a write whose expected version is not the current one
 """
@@ -277,6 +278,13 @@ class BudgetExceeded(HandlerError):
 
 class SignalTimeout(HandlerError, TimeoutError):
     """A signal did not arrive within its timeout."""
+
+
+class UnusableAnswer(HandlerError):
+    """A model's answer is not of the type asked for: cut off, empty, stopped by a filter, not JSON, or of another form.
+
+    The answer itself is `reply.text`, and why it ended `reply.finish_reason`.
+    """
 
 
 class ModelRefused(HandlerError):

@@ -103,10 +103,19 @@ def _turn(message: Mapping[str, Any]) -> Json:
                 "type": "tool_use",
                 "id": call["id"],
                 "name": function["name"],
-                "input": orjson.loads(function["arguments"] or "{}"),
+                "input": _object(function["arguments"]),
             }
         )
     return {"role": message["role"], "content": blocks}
+
+
+def _object(arguments: str) -> Json:
+    """Return a tool call's arguments; what a model wrote wrongly goes back to it, and does not end its conversation."""
+    try:
+        value = orjson.loads(arguments or "{}")
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {"not a JSON object": arguments}
 
 
 def _tool(function: Mapping[str, Any]) -> Json:

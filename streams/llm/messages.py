@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from streams.errors import HandlerError, InvalidInput
+from streams.errors import HandlerError, InvalidInput, UnusableAnswer
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ class Reply(Generic[T]):
     Attributes:
         text: The answer as text; empty when the model only asks for tools.
         tool_calls: Tools that the model wants called; `run_tools` does it.
+        finish_reason: `stop`, `tool_calls`, `length` (cut off at the bound), `content_filter`, or the provider's word.
         degraded: The answer is the declared fallback.
         cause: Why, when degraded.
     """
@@ -96,12 +97,18 @@ class Reply(Generic[T]):
         """The answer as the type that `chat(output=...)` named.
 
         Raises:
+            UnusableAnswer: It is cut off, empty, not JSON, or of another type.
             HandlerError: There is none: the model asks for tools, or the fallback is of another type.
         """
         if self._problem:
-            raise HandlerError(self._problem)
+            raise UnusableAnswer(self._problem) if self._answered else HandlerError(self._problem)
         output: T = self._output
         return output
+
+    @property
+    def _answered(self) -> bool:
+        """The model has said something itself, and asks for nothing first."""
+        return not self.degraded and not self.tool_calls
 
     @property
     def message(self) -> Message:

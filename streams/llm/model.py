@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
+SHOWN_CHARACTERS = 200
 
 
 class Model:
@@ -150,14 +151,15 @@ class ChatSpec(Generic[T]):
         usage = Tokens(completion.input_tokens, completion.output_tokens, completion.cost)
         calls = tuple(ToolRequest(**call) for call in value.get("tool_calls", ()))
         text = value.get("text", "")
-        output, problem = (None, "") if completion.degraded else self._parse(text, calls)
+        reason = value.get("finish_reason", "stop")
         if completion.degraded:
             output, problem = self._parse_fallback(value.get("output"))
             text = text or (output if isinstance(output, str) else "")
-        reason = value.get("finish_reason", "stop")
+        else:
+            output, problem = self._parse(text, calls, reason)
         return Reply(text, calls, usage, reason, completion.degraded, completion.cause, output, problem, self._run_tool)
 
-    def _parse(self, text: str, calls: tuple[ToolRequest, ...]) -> tuple[Any, str]:
+    def _parse(self, text: str, calls: tuple[ToolRequest, ...], reason: str) -> tuple[Any, str]:
         if calls:
             return None, f"model {self.model.name!r} asks for tools first; see reply.tool_calls and run_tools()"
         if self.plain:
@@ -165,7 +167,18 @@ class ChatSpec(Generic[T]):
         try:
             return self.adapter.validate_json(text), ""
         except ValidationError as error:
-            return None, f"model {self.model.name!r} did not answer as asked: {explain(error)}"
+            return None, f"model {self.model.name!r} {self._what_is_wrong(text, reason, error)}"
+
+    def _what_is_wrong(self, text: str, reason: str, error: ValidationError) -> str:
+        if reason == "length":
+            return f"was cut off after {self.max_output_tokens} tokens (max_output_tokens); raise it, or ask for less"
+        if reason == "content_filter":
+            return "was stopped by the provider's content filter before its answer was complete"
+        if not text.strip():
+            return f"answered nothing (finish_reason {reason!r}), where an answer of a type was asked for"
+        if error.errors(include_url=False)[0]["type"] == "json_invalid":
+            return f"did not answer in JSON: {text[:SHOWN_CHARACTERS]!r}"
+        return f"did not answer as asked: {explain(error)}"
 
     def _parse_fallback(self, value: Any) -> tuple[Any, str]:
         try:

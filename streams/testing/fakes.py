@@ -14,7 +14,7 @@ from streams.app import App
 from streams.errors import ConfigurationError
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.function import FunctionProvider
-from streams.llm.provider_errors import ProviderError
+from streams.llm.provider_errors import ProviderError, Refused
 from streams.records.steps import LlmRequest, LlmResult, ToolCall, ToolResult
 from streams.tools.attempts import Runner
 from streams.tools.threads import Threads
@@ -126,6 +126,8 @@ class Fakes:
         step = (request.invocation, request.incarnation, request.step, request.model)
         try:
             answer = await provider.complete(ChatRequest.from_payload(request.request, model=request.model), "", 60.0)
+        except Refused as error:
+            result = LlmResult(*step, "invalid", error_message=str(error))
         except ProviderError as error:
             result = LlmResult(*step, "failed", cause="outage", error_message=str(error))
         else:

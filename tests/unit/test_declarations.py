@@ -17,8 +17,8 @@ PUBLIC_NAMES = {
     "MissingFallback", "Model", "ModelRefused", "NonDeterminism", "NotDurable", "Outcome", "PayloadTooLarge", "Recap",
     "RemoteRecords", "RemoteState", "Reply", "ResultTimeout", "Settings", "SettingsError", "SharedRecords",
     "SignalTimeout", "StreamsError", "Throttled", "Tokens", "TooManyWaiting", "Tool", "ToolRefused", "ToolRequest",
-    "Unavailable", "UnknownInvocation", "VersionConflict", "Versioned", "call_info", "condense", "load_settings",
-    "pages", "window",
+    "Unavailable", "UnknownInvocation", "UnusableAnswer", "VersionConflict", "Versioned", "call_info", "condense",
+    "load_settings", "pages", "window",
 }  # fmt: skip
 
 

@@ -48,6 +48,13 @@ def test_a_conversation_with_tools():
     ]
 
 
+@pytest.mark.parametrize("written", ['{"cents": ', "[1]", "5 cents"])
+def test_arguments_that_a_model_wrote_wrongly_do_not_end_its_conversation(written):
+    calls = (ToolRequest(id="c1", name="refund", arguments=written),)
+    body = body_of(ChatRequest("claude", [Message(role="assistant", tool_calls=calls).to_wire()]))
+    assert body["messages"][0]["content"][0]["input"] == {"not a JSON object": written}
+
+
 def test_tools_schema_and_bounds():
     tool = {
         "type": "function",
