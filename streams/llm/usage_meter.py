@@ -82,9 +82,9 @@ class UsageMeter:
         """Count until cancelled, and then write what is counted.
 
         Raises:
-            BrokerUnavailable: What was written before cannot be read.
+            BrokerUnavailable: What was written before cannot be read to its end.
         """
-        self._sums.from_ms = window_start_ms(await self._oldest_needed_ms(), self._sums.window)
+        self._sums.from_ms = window_start_ms(await self._surely_oldest_needed_ms(), self._sums.window)
         places = [Partition(self._catalogue.name("usage"), 0)]
         table = Table(self._broker, places, random=self._random, since_ms=self._sums.from_ms)
         table.on_record(self._follow)
@@ -108,6 +108,15 @@ class UsageMeter:
     @property
     def _group(self) -> str:
         return f"{self._catalogue.namespace}-llm-usage"
+
+    async def _surely_oldest_needed_ms(self) -> int:
+        """Ask again until Kafka answers: one that has just started has no coordinator of groups for a moment."""
+        while True:
+            try:
+                return await self._oldest_needed_ms()
+            except BrokerError as error:
+                log.warning("what was used cannot be read yet: %s; trying again", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _oldest_needed_ms(self) -> int:
         """Return from when on rows must be known: the window before, or the oldest result that is not counted."""
