@@ -18,6 +18,7 @@ from streams.breakers.settings import BreakerSettings
 from streams.broker.kafka.settings import KafkaSettings
 from streams.client.settings import ClientSettings
 from streams.control.settings import ControlSettings
+from streams.encryption import EncryptionSettings
 from streams.errors import SettingsError
 from streams.gateway.settings import GatewaySettings
 from streams.llm.settings import LlmSettings
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     memory: MemorySettings = MemorySettings()
     control: ControlSettings = ControlSettings()
     breakers: BreakerSettings = BreakerSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     gateway: GatewaySettings = GatewaySettings()
     observe: ObserveSettings = ObserveSettings()
 

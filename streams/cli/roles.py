@@ -20,7 +20,8 @@ from streams.app import App
 from streams.broker.connect import open_broker
 from streams.broker.port import Broker
 from streams.broker.topics import ensure_partitions
-from streams.errors import StreamsError
+from streams.encryption import protect_payloads
+from streams.errors import SettingsError, StreamsError
 from streams.observe.log_check import LogCheck
 from streams.observe.logs import configure_logs
 from streams.observe.server import serve_probes
@@ -123,6 +124,9 @@ async def run_roles(
         StreamsError: A role could not start, or gave up; the first one's error.
     """
     app.check_tools_known()
+    protect_payloads(settings.encryption)
+    if settings.encryption.keys and settings.shards.results_as == "json":
+        raise SettingsError("results are sealed in Avro only; unset shards.results_as, or the keys of encryption")
     collect_rarely()
     async with AsyncExitStack() as stack:
         broker = open_broker(settings.kafka_for_payloads())

@@ -63,7 +63,9 @@ class Target:
             BrokerUnavailable: Kafka does not answer; names address and setting.
         """
         from streams.broker.connect import open_broker
+        from streams.encryption import protect_payloads
 
+        protect_payloads(self.settings.encryption)
         broker = open_broker(self.settings.kafka_for_payloads())
         try:
             await broker.connect()

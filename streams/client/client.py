@@ -27,6 +27,7 @@ from streams.client.handle import Handle
 from streams.client.inbox import Inbox
 from streams.client.shared import RemoteRecords, RemoteState
 from streams.client.token_follower import TokenFollower
+from streams.encryption import protect_payloads
 from streams.errors import (
     Backpressure,
     BrokerUnavailable,
@@ -115,6 +116,7 @@ class Client:
         return self
 
     async def _open(self) -> None:
+        protect_payloads(self._settings.encryption)
         broker = self._broker = self._given or open_broker(self._settings.kafka_for_payloads())
         if self._given is None:
             self._stack.push_async_callback(broker.close)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 from psycopg.types.json import Jsonb
 
+from streams.records.codec import open_value, seal_value
 from streams.records.invocations import Result
 from streams.records.state import StateDelta
 
@@ -79,7 +80,7 @@ def _state_row(delta: StateDelta) -> tuple[Any, ...]:
     return (
         delta.owner,
         delta.record,
-        delta.value,
+        seal_value(delta.value, "state"),
         Jsonb(delta.vector, dumps=orjson.dumps),
         delta.epoch,
         delta.sequence,
@@ -94,7 +95,16 @@ def state_of(row: Sequence[Any]) -> StateDelta:
     """Return the record of a row of `state`."""
     owner, record, value, vector, epoch, sequence, writer, invocation, deleted, updated_at = row
     return StateDelta(
-        owner, record, value, epoch, sequence, writer, _milliseconds(updated_at), deleted, invocation, vector
+        owner,
+        record,
+        open_value(value, "state"),
+        epoch,
+        sequence,
+        writer,
+        _milliseconds(updated_at),
+        deleted,
+        invocation,
+        vector,
     )
 
 
@@ -108,7 +118,7 @@ def _result_row(result: Result) -> tuple[Any, ...]:
         result.tenant,
         result.version,
         result.status,
-        result.value,
+        seal_value(result.value, "invocations"),
         result.error_type,
         result.error_message,
         result.error_field,
@@ -132,7 +142,7 @@ def result_of(row: Sequence[Any]) -> Result:
         key,
         idempotency_key,
         status,
-        value,
+        open_value(value, "invocations"),
         error_type,
         error_message,
         error_field,

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from streams.memory.agreement import Kept
+from streams.memory.agreement import Kept, digest_of
 from streams.memory.postgres import Postgres
 from streams.memory.tables import STATE, state_of
+from streams.records.codec import open_value, sealing
 from streams.records.state import StateDelta
+
+_VALUE = {True: "value", False: "md5(value)"}
 
 _DROP_INVOCATIONS = """
 DELETE FROM invocations WHERE (owner, id) IN (
@@ -44,12 +47,18 @@ class Upkeep:
         owners, names = [owner for owner, _ in records], [name for _, name in records]
         async with self._postgres.transaction("comparing state") as connection:
             await connection.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+            # What is sealed looks another way each time: only here it can be told whether it is the same.
+            sealed = sealing()
             found = await connection.execute(
-                "SELECT owner, record, epoch, sequence, CASE WHEN deleted THEN NULL ELSE md5(value) END FROM state "
-                "WHERE (owner, record) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
+                f"SELECT owner, record, epoch, sequence, CASE WHEN deleted THEN NULL ELSE {_VALUE[sealed]} END "
+                "FROM state WHERE (owner, record) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
                 [owners, names],
             )
-            return {(row[0], row[1]): Kept(row[2], row[3], row[4]) for row in await found.fetchall()}
+            rows = await found.fetchall()
+        return {
+            (row[0], row[1]): Kept(row[2], row[3], digest_of(open_value(row[4], "state")) if sealed else row[4])
+            for row in rows
+        }
 
     async def rows(self, owner: str) -> list[StateDelta]:
         """Return all records of an owner, deleted ones too, by name."""

@@ -22,6 +22,7 @@ from streams.errors import CodecError, UnknownSchema
 from streams.records import allotments, control, invocations, journal, signals, state, steps
 from streams.records.avro import schema_of
 from streams.records.compiled import compile_decoder, compile_encoder, compile_init
+from streams.records.payloads import PAYLOADS, PayloadCodec, Payloads
 
 MARKER = b"\xc3\x01"
 _HEAD_BYTES = 10
@@ -77,6 +78,8 @@ def decode(data: bytes) -> Any:
         )
     try:
         return decoder(data)
+    except UnknownSchema:
+        raise  # sealed with a key that is not here
     except Exception as error:
         raise CodecError(
             f"body of schema {data[2:10].hex()} cannot be read: {type(error).__name__}: {error}"
@@ -149,16 +152,56 @@ def _register() -> tuple[dict[type[Any], Callable[[Any], bytes]], dict[bytes, Ca
         name = fingerprint_of(schema)
         encoders[record] = _make_encoder(record, schema, MARKER + name)
         decoders[name] = _make_decoder(record, schema, None)
+        _NAMES_BY_FINGERPRINT[name] = record.__name__
     for path in schema_files("released"):
         old: Any = parse_schema(json.loads(path.read_text(encoding="utf-8")))
         known = by_name.get(str(old["name"]).rpartition(".")[2])
         if known is not None:
             decoders.setdefault(fingerprint_of(old), _make_decoder(known[0], old, known[1]))
+            _NAMES_BY_FINGERPRINT[fingerprint_of(old)] = known[0].__name__
     return encoders, decoders
 
 
 def _names() -> str:
     return ", ".join(record.__name__ for record in RECORDS)
+
+
+_NAMES_BY_FINGERPRINT: dict[bytes, str] = {}
+_payloads: Payloads | None = None
+
+
+def use_payload_codec(codec: PayloadCodec | None) -> None:
+    """Seal and open the payloads of records with *codec* from now on, in this process; None for not at all."""
+    global _payloads
+    _payloads = None if codec is None else Payloads(codec)
+    for kind in PAYLOADS:
+        encoders, decoders = _PLAIN[kind]
+        for table, encoder in zip((_FAST_ENCODERS, _ENCODERS), encoders, strict=True):
+            table[kind] = encoder if _payloads is None else _payloads.encoder(kind, encoder)
+        for (where, key), decoder in decoders.items():
+            where_table: Any = _FAST_DECODERS if where == "fast" else _DECODERS
+            where_table[key] = decoder if _payloads is None else _payloads.decoder(kind, decoder)
+
+
+def seal_value(value: bytes | None, context: str) -> bytes | None:
+    """Return a value that is stored outside of records, sealed where there is a codec."""
+    sealed: bytes | None = value if _payloads is None else _payloads.seal(value, context.encode())
+    return sealed
+
+
+def open_value(value: bytes | None, context: str) -> bytes | None:
+    """Return what `seal_value` was given.
+
+    Raises:
+        CodecError: It cannot be opened.
+    """
+    opened: bytes | None = value if _payloads is None else _payloads.open(value, context.encode())
+    return opened
+
+
+def sealing() -> bool:
+    """Tell whether payloads are sealed in this process."""
+    return _payloads is not None
 
 
 _ENCODERS, _DECODERS = _register()
@@ -167,3 +210,22 @@ _FAST_ENCODERS = {record: compile_encoder(record, head) for record, head in _HEA
 _FAST_DECODERS = {head: compile_decoder(record, _HEAD_BYTES) for record, head in _HEADS.items()}
 for _record in RECORDS:
     _record.__init__ = compile_init(_record)
+
+
+def _plain() -> dict[type[Any], Any]:
+    """Return, for each record with payloads, its encoders, and its decoders by where they are found."""
+    names = {record.__name__: record for record in RECORDS}
+    plain: dict[type[Any], Any] = {kind: ((_FAST_ENCODERS[kind], _ENCODERS[kind]), {}) for kind in PAYLOADS}
+    for head, decoder in _FAST_DECODERS.items():
+        kind = _KINDS_BY_HEAD[head]
+        if kind in plain:
+            plain[kind][1]["fast", head] = decoder
+    for name, decoder in _DECODERS.items():
+        kind = names[_NAMES_BY_FINGERPRINT[name]]
+        if kind in plain:
+            plain[kind][1]["slow", name] = decoder
+    return plain
+
+
+_KINDS_BY_HEAD = {head: record for record, head in _HEADS.items()}
+_PLAIN = _plain()

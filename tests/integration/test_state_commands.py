@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,23 @@ from typer.testing import CliRunner
 
 from streams import App, Context, Log
 from streams.broker.partitioning import partition_for
+from streams.broker.port import Partition
+from streams.broker.table import read_to_end
 from streams.cli import app as cli
+from streams.encryption import EncryptionSettings, protect_payloads
 from streams.memory.role import MemoryRole
 from tests.integration.running import Running, running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+
+
+KEYS = {"2026": base64.b64encode(os.urandom(32)).decode()}
+
+
+@pytest.fixture(autouse=True)
+def in_the_clear_again() -> Iterator[None]:
+    yield
+    protect_payloads(EncryptionSettings())
 
 
 class Note(BaseModel):
@@ -50,7 +63,9 @@ def make_app() -> App:
 @asynccontextmanager
 async def world(kafka: str, dsns: list[str]) -> AsyncIterator[Running]:
     memory = {"dsns": dsns, "flush_interval_s": 0.02}
-    async with running(make_app(), kafka, roles=("shards",), memory=memory, partitions=4) as it:
+    async with running(
+        make_app(), kafka, roles=("shards",), memory=memory, partitions=4, encryption={"keys": KEYS}
+    ) as it:
         sink = asyncio.create_task(MemoryRole(it.broker, it.catalogue, it.settings.memory).run())
         try:
             yield it
@@ -64,6 +79,7 @@ async def command(it: Running, dsns: list[str], *words: str) -> tuple[int, str]:
     environment = {
         "STREAMS_NAMESPACE": it.catalogue.namespace,
         "STREAMS_KAFKA__BOOTSTRAP_SERVERS": it.settings.kafka.bootstrap_servers,
+        "STREAMS_ENCRYPTION__KEYS": orjson.dumps(KEYS).decode(),
         "STREAMS_MEMORY__DSNS": orjson.dumps(dsns).decode(),
         "COLUMNS": "200",
     }
@@ -101,6 +117,7 @@ async def test_state_is_shown_compared_exported_and_erased(kafka: str, dsns: lis
 
         await until_true(flushed)
         await the_shards_are_divided(it, dsns)
+        await nothing_is_readable(it, dsns)
         code, said = await command(it, dsns, "state", "get", "note/ada", "--json")
         found: dict[str, Any] = {row["record"]: row for row in orjson.loads(said)}
         assert (code, found["last"]["value"], found["last"]["log_and_postgres"]) == (0, "ada 2", "agrees")
@@ -147,6 +164,19 @@ async def the_shards_are_divided(it: Running, dsns: list[str]) -> None:
     assert code == 1
     assert "put memory.dsns back as they were" in said
     assert (await command(it, dsns, "memory", "migrate"))[1].count("nothing to do") == 2
+
+
+async def nothing_is_readable(it: Running, dsns: list[str]) -> None:
+    """What users put in is sealed in every topic and table."""
+    for kind in ("invocations", "journal", "state-deltas", "results"):
+        async for batch in read_to_end(it.broker, [Partition(it.topic(kind), number) for number in range(4)]):
+            for record in batch:
+                assert b"bob 1" not in (record.value or b""), kind
+    for dsn in dsns:
+        for table in ("state", "invocations"):
+            found = rows(dsn, it.catalogue.namespace, f"SELECT value FROM {table} WHERE value IS NOT NULL")
+            assert found
+            assert all(bytes(value).startswith(b"\x00sealed") for (value,) in found)
 
 
 async def until_true(check: Any) -> None:
