@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Self, TypeVar, overload
@@ -359,8 +359,13 @@ class Client:
             ResultTimeout: A shard does not answer.
         """
         everywhere = action in ("pause", "unpause")
-        own = partition_for(target.encode(), self._partitions) if action == "erase" else self._partition_of(target)
-        numbers = range(self._partitions) if everywhere else [own]
+        numbers: Sequence[int]
+        if everywhere:
+            numbers = range(self._partitions)
+        elif action == "erase":
+            numbers = [partition_for(target.encode(), self._partitions)]
+        else:
+            numbers = [self._partition_of(target)]
         answers = []
         for number in numbers:
             order = Order(action, target, reason, by, int(self._now() * 1000), self._id, uuid.uuid4().hex)
