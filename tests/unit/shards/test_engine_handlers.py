@@ -221,6 +221,7 @@ async def clings(ctx: Context[None], item: Item) -> None:
             await asyncio.sleep(2)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that it clings is the point
 def test_a_dropped_handler_is_closed_for_good_however_often_it_waits_in_its_cleanup():
     shard = Shard(app)
     live = shard.engine.live[shard.invoke(clings, Item())]
