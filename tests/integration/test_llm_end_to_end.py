@@ -106,7 +106,7 @@ async def world(kafka: str, mock: MockProvider, **llm: Any) -> AsyncIterator[Wor
         llm={"pools": {"fast": pool}, "usage_flush_s": 0.1, **llm},
     )
     broker = open_broker(settings.kafka_for_payloads())
-    catalogue = settings.catalogue(app.name)
+    catalogue = settings.catalogue(app.name, dict(app.lanes()))
     try:
         await create_namespace(broker.admin, catalogue, 1)
         roles = {name: make_role(name, app, broker, catalogue, settings) for name in ("shards", "tools", "llm")}
