@@ -38,11 +38,11 @@ class MessagesServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["path"] == "/v1/messages"
-        assert dict(scope["headers"])[b"authorization"] == b"Bearer k1"
+        assert dict(scope["headers"])[b"authorization"] == b"Bearer key-of-the-tests"
         body = orjson.loads(await read_body(receive))
         self.bodies.append(body)
         if body["model"].isdigit():
-            error = {"type": "error", "error": {"type": "some_error", "message": "because of k1"}}
+            error = {"type": "error", "error": {"type": "some_error", "message": "because of key-of-the-tests"}}
             await send_json(send, int(body["model"]), error, [(b"retry-after", b"7"), *LIMITS])
         elif body.get("stream"):
             await self._stream(send, cut=body["model"] == "cut")
@@ -100,7 +100,7 @@ def ask(model: str = "claude", **fields) -> ChatRequest:
 async def test_an_answer_with_text_and_a_tool(server, provider, streamed):
     pieces: list[str] = []
     answer = await provider.complete(
-        ask(temperature=0.2, max_output_tokens=50), "k1", 5, pieces.append if streamed else None
+        ask(temperature=0.2, max_output_tokens=50), "key-of-the-tests", 5, pieces.append if streamed else None
     )
     assert (answer.text, answer.finish_reason, answer.usage) == ("Paying now.", "tool_calls", Usage(20, 6))
     (call,) = answer.tool_calls
@@ -120,28 +120,28 @@ async def test_an_answer_with_text_and_a_tool(server, provider, streamed):
 )
 async def test_each_failure_is_of_its_kind_and_tried_once(server, provider, status, kind, on_text):
     with pytest.raises(kind, match=r"because of \*\*\*") as failed:
-        await provider.complete(ask(status), "k1", 5, on_text)
+        await provider.complete(ask(status), "key-of-the-tests", 5, on_text)
     assert failed.value.headers.retry_after_s == 7
     assert len(server.bodies) == 1
 
 
 async def test_answers_that_are_none_or_cut_off_are_malformed(provider):
     with pytest.raises(Unavailable, match="not an answer of the Messages API") as odd:
-        await provider.complete(ask("odd"), "k1", 5)
+        await provider.complete(ask("odd"), "key-of-the-tests", 5)
     assert odd.value.kind == "malformed"
     with pytest.raises(Unavailable, match="ended before the answer was complete"):
-        await provider.complete(ask("cut"), "k1", 5, lambda piece: None)
+        await provider.complete(ask("cut"), "key-of-the-tests", 5, lambda piece: None)
 
 
 async def test_nobody_there():
     provider = AnthropicProvider("http://127.0.0.1:9")
     with pytest.raises(Unavailable) as nobody:
-        await provider.complete(ask(), "k1", 5)
+        await provider.complete(ask(), "key-of-the-tests", 5)
     assert nobody.value.kind == "connection"
     await provider.close()
 
 
 async def test_messages_that_cannot_be_said_there_are_refused_before_they_are_sent(server, provider):
     with pytest.raises(Refused, match="not a conversation: KeyError"):
-        await provider.complete(ChatRequest("claude", [{"content": "no role"}]), "k1", 5)
+        await provider.complete(ChatRequest("claude", [{"content": "no role"}]), "key-of-the-tests", 5)
     assert server.bodies == []
