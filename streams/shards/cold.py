@@ -109,6 +109,7 @@ class Cold:
         self._number = 0
         self._known: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._swept: set[str] = set()
+        self._returned: set[str] = set()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -185,6 +186,7 @@ class Cold:
                 records.merge(partial)
             self._state.put_all(owner, records)
             self._swept.discard(owner)
+            self._returned.add(owner)
         for number in self._deferred.pop(owner, ()):
             engine.outbox.journal(deferred_key(number), None)
             engine.handle(self._requests.pop(number))
@@ -239,11 +241,17 @@ class Cold:
 
     # -- leaving the log -----------------------------------------------------------------------------------------------
 
+    def is_outside(self, owner: str) -> bool:
+        """Tell whether nothing of an owner is in memory: what is stays in the log, where it may be newer."""
+        return self._state.find(owner) is None
+
+    def begin_portion(self) -> None:
+        """Note from now on who is read back: what the log says of them may be old."""
+        self._returned.clear()
+
     def begin_sweep(self, owners: Collection[str]) -> set[str]:
-        """Return those of *owners* that are not in memory whole: the others stay in the log. See `on_swept`."""
-        self._swept = {
-            owner for owner in owners if (records := self._state.find(owner)) is None or not records.complete
-        }  # fmt: skip
+        """Return those of *owners* of which nothing is, or was since `begin_portion`, in memory. See `on_swept`."""
+        self._swept = {owner for owner in owners if self.is_outside(owner) and owner not in self._returned}
         return self._swept
 
     def on_swept(self, swept: Swept) -> None:

@@ -157,10 +157,11 @@ class Restored:
         engine.sequence = cursor.sequence
         engine.accepted = cursor.accepted
         engine.paused = set(cursor.paused)
+        engine.adopt([restore_live(entry, chunks.get(key, {})) for key, entry in entries.items()], now)
+        # Once the engine knows the time: what the store must have at least is remembered for some of it.
         self._fill(engine, cursor.sequence)
         for key in sorted(deferred, key=deferred_number):
             engine.cold.restore_deferred(key, deferred[key])
-        engine.adopt([restore_live(entry, chunks.get(key, {})) for key, entry in entries.items()], now)
         return cursor
 
     def _fill(self, engine: Engine, sequence: int) -> None:

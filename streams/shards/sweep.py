@@ -1,20 +1,21 @@
 """What of a shard's state may leave the log: what the store was seen to have, long after it was flushed.
 
-A pass reads `state-deltas` of the shard from its beginning, up to what is old enough, and compares it with the store,
-record by record. So a failover of the store that has lost its last commits is found before the log forgets them: then
-a pass over the whole log collects what is lost, and the shard writes it again. State that is in memory whole is passed
-over: it stays in the log as long as it is in use.
+A pass reads `state-deltas` of the shard from its beginning and compares the latest record of each key, where it is old
+enough, with the store. So a failover of the store that has lost its last commits is found before the log forgets them:
+then a pass looks at records of any age, and the shard writes again what is lost. What is in memory is passed over: it
+stays in the log as long as it is in use.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
-from streams.broker.port import Broker, LogRecord, Partition
+from streams.broker.port import Broker, Partition, Reader
 from streams.errors import StreamsError
 from streams.records import decode_as
 from streams.records.state import StateDelta
@@ -27,8 +28,20 @@ log = structlog.get_logger(__name__)
 
 BITE = 1_000
 REST_S = 0.02
-REPAIRED_AT_ONCE = 10_000
-POLL_S = 0.2
+PORTION = 50_000
+"""Records that are judged together, after a look at the whole log behind them; they take some 20 MB."""
+
+POLL_S, READ_S = 0.2, 5.0
+
+
+class Candidate(NamedTuple):
+    """A record that may leave the log, or must be written again."""
+
+    owner: str
+    record: str
+    offset: int
+    epoch: int
+    sequence: int
 
 
 @dataclass(slots=True)
@@ -104,63 +117,87 @@ class Sweeper:
                 log.error(
                     "the store had lost records", partition=self._source.number, count=found.lost, repaired=repairing
                 )
-                if not repairing or found.lost >= REPAIRED_AT_ONCE:
+                if not repairing:
                     self._repair.set()
 
     async def sweep(self, *, repairing: bool = False) -> Pass:
         """Make one pass.
 
         Args:
-            repairing: Read up to the sink's position, whatever the age, and write again what the store has lost.
+            repairing: Whatever the age, and write again what the store has lost.
 
         Raises:
             StoreError: The store is away.
             BrokerUnavailable: The log is.
         """
         done = Pass()
-        end = (self._flushed_offset() or 0) if repairing else self._may_leave()
-        lost: dict[bytes, StateDelta] = {}
-        begin = (await self._broker.admin.begin_offsets([self._source]))[self._source]
-        if begin >= end:
-            return done
+        flushed = self._flushed_offset() or 0
+        end = flushed if repairing else self._may_leave()
+        position = (await self._broker.admin.begin_offsets([self._source]))[self._source]
         async with self._broker.reader() as reader:
-            await reader.assign({self._source: begin})
-            while await reader.position(self._source) < end:
-                batch = await reader.poll(max_records=BITE, timeout_s=POLL_S)
-                records = [record for record in batch.get(self._source, ()) if record.offset < end]
-                done.read += len(records)
-                await self._compare(records, lost, done, repairing)
-                await asyncio.sleep(REST_S)
-        if repairing and lost:
-            self._engine.cold.begin_sweep({owner_and_record(key)[0] for key in lost})
-            await self._apply(Swept((), tuple(lost.values())))
-        done.lost = len(lost)
+            while position < end:
+                portion: dict[bytes, Candidate] = {}
+                self._engine.cold.begin_portion()
+                await reader.assign({self._source: position})
+                position = await self._gather(reader, portion, end, flushed)
+                done.read += len(portion)
+                entries = list(portion.items())
+                for start in range(0, len(entries), BITE):
+                    await self._compare(dict(entries[start : start + BITE]), done, repairing)
+                    await asyncio.sleep(REST_S)
         self.passes += 1
         return done
 
-    async def _compare(
-        self, records: Iterable[LogRecord], lost: dict[bytes, StateDelta], done: Pass, repairing: bool
-    ) -> None:
-        """Compare what is not in memory with the store; the latest of each key counts."""
-        latest = {record.key: record.value for record in records if record.key is not None}
-        owners = {key: owner_and_record(key)[0] for key, value in latest.items() if value is not None}
-        outside = self._engine.cold.begin_sweep(set(owners.values()))
-        asked = {
-            key: decode_as(StateDelta, latest[key] or b"") for key, owner in owners.items() if owner in outside
-        }  # fmt: skip
+    async def _gather(self, reader: Reader, portion: dict[bytes, Candidate], end: int, flushed: int) -> int:
+        """Read a portion of what is not in memory, and the rest of the log for what is newer; return where it ended.
+
+        A tombstone hides every earlier record of its key: only the latest one may be judged. Beyond the sink's
+        position there is nothing of those that are not in memory.
+        """
+        cold, full_at = self._engine.cold, end
+        while await reader.position(self._source) < flushed:
+            batch = await reader.poll(max_records=BITE, timeout_s=POLL_S)
+            for record in batch.get(self._source, ()):
+                if record.key is None or record.offset >= flushed:
+                    continue
+                portion.pop(record.key, None)
+                owner, name = owner_and_record(record.key)
+                if record.offset < full_at and record.value is not None and cold.is_outside(owner):
+                    delta = decode_as(StateDelta, record.value)
+                    portion[record.key] = Candidate(owner, name, record.offset, delta.epoch, delta.sequence)
+                    if len(portion) >= PORTION:
+                        full_at = record.offset + 1
+            await asyncio.sleep(0)
+        return full_at
+
+    async def _compare(self, candidates: Mapping[bytes, Candidate], done: Pass, repairing: bool) -> None:
+        """Compare with the store what is not in memory; tombstone what it has, or write again what it has lost."""
+        outside = self._engine.cold.begin_sweep({candidate.owner for candidate in candidates.values()})
+        asked = {key: it for key, it in candidates.items() if it.owner in outside}
         if not asked:
             return
-        has = await self._reads.versions([(delta.owner, delta.record) for delta in asked.values()])
+        has = await self._reads.versions([(it.owner, it.record) for it in asked.values()])
         kept: list[tuple[bytes, str]] = []
-        for key, delta in asked.items():
-            mine, stored = (delta.epoch, delta.sequence), has.get((delta.owner, delta.record), (-1, -1))
-            if stored < mine:
-                if len(lost) < REPAIRED_AT_ONCE:
-                    lost[key] = delta
-                continue
-            lost.pop(key, None)
-            if stored == mine and not repairing:
-                kept.append((key, owners[key]))
+        lost: list[Candidate] = []
+        for key, it in asked.items():
+            stored = has.get((it.owner, it.record), (-1, -1))
+            if stored < (it.epoch, it.sequence):
+                lost.append(it)
+            elif stored == (it.epoch, it.sequence) and not repairing:
+                kept.append((key, it.owner))
+        done.kept += len(kept)
+        done.lost += len(lost)
         if kept:
-            done.kept += len(kept)
             await self._apply(Swept(tuple(kept)))
+        elif lost and repairing:
+            await self._apply(Swept((), tuple([delta async for delta in self._read(lost)])))
+
+    async def _read(self, candidates: Iterable[Candidate]) -> AsyncIterator[StateDelta]:
+        """Yield the records of candidates from the log, those that compaction has not taken meanwhile."""
+        async with self._broker.reader() as reader:
+            for candidate in sorted(candidates, key=lambda it: it.offset):
+                await reader.assign({self._source: candidate.offset})
+                batch = await reader.poll(max_records=1, timeout_s=READ_S)
+                for record in batch.get(self._source, ()):
+                    if record.offset == candidate.offset and record.value is not None:
+                        yield decode_as(StateDelta, record.value)

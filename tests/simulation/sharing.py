@@ -169,7 +169,7 @@ def judge(
     """
     yield from _chained(key, deltas)
     operations = [_operation(entry) for entry in seen]
-    told = {entry[8] for entry in seen if entry[6] == "ok" and entry[1] != "read"}
+    told = {entry[8] for entry in seen if entry[6] == "ok" and _wrote(entry)}
     for delta in deltas:
         number = sum(delta.vector.values())
         if number in told:
@@ -200,6 +200,11 @@ def _seen(world: World, originals: dict[str, list[Result]]) -> tuple[list[Seen],
             elif isinstance(entry, list) and entry[:1] == ["unfinished"]:
                 excused.add((identity, entry[1]))
     return seen, excused
+
+
+def _wrote(entry: Seen) -> bool:
+    """Tell whether an operation that was applied has made a version; a delete of nothing has not."""
+    return bool(entry[1] != "read" and not (entry[1] == "delete" and entry[8] == entry[9]))
 
 
 def _failed(world: World, originals: dict[str, list[Result]], delta: StateDelta) -> bool:

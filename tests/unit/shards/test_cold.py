@@ -6,11 +6,15 @@ import orjson
 from pydantic import BaseModel
 
 from streams import App, Context, Log
+from streams.broker.port import LogRecord
 from streams.records import decode_as
 from streams.records.ids import shared_id
 from streams.records.signals import Answer, Cancel, SharedRequest, StateRead, StatusQuery
 from streams.records.state import StateDelta
 from streams.shards.cold import WAITS_FOR_STORE, Cold, Miss, StateArrived, Swept
+from streams.shards.effects import Event
+from streams.shards.engine import Engine
+from streams.shards.restore import Restored
 from tests.unit.shards.shard import Shard
 
 app = App("cold")
@@ -316,3 +320,22 @@ def test_a_shared_record_that_was_evicted_is_checked_against_its_version():
     assert len(shard.written(Answer)) == 1
     shard.read()
     assert [answer.status for answer in shard.written(Answer)] == ["ok", "conflict", "ok"]
+
+
+def test_the_next_owner_holds_the_store_to_what_it_had_too():
+    shard = Stored()
+    shard.invoke(counter, Ask(key="a"), "1")
+    written = shard.engine.sequence
+    state = [write for write in shard.writes if write.kind == "state-deltas"]
+    restored = Restored(flushed_offset=100, room_bytes=1, now=shard.now)
+    restored.take(
+        [LogRecord("", 0, n, int(shard.now * 1000), write.key, write.value) for n, write in enumerate(state)],
+        journal=False,
+    )
+    engine = Engine(app, partition=0, partition_of=lambda _: 0)
+    restored.into(engine, shard.now)
+    assert len(engine.state) == 0
+    engine.cold.note_evicted("counter/b", 99)
+    engine.step([Event("invocations", shard.invocation("counter", "a", b'{"key": "a"}', "2"))], shard.now)
+    (miss,) = engine.cold.take_wanted()
+    assert miss.at_least == written
