@@ -279,14 +279,14 @@ async def test_tables_of_a_newer_version_are_refused(postgres):
     namespace = f"mem-{uuid.uuid4().hex[:8]}"
     store = PostgresStore(MemorySettings(dsn=postgres), namespace)
     async with store:
-        with pytest.raises(StoreError, match="lacks 0001_state, 0002_invocations; run `streams memory migrate`"):
+        with pytest.raises(StoreError, match="lacks 0001_state, 0002_invocations, 0003_retention; run `streams memory migrate`"):
             await store.check()
-        assert [m.version for m in await store.migrate()] == [1, 2]
+        assert [m.version for m in await store.migrate()] == [1, 2, 3]
         assert await store.migrate() == ()
         await store.check()
         async with store._postgres.transaction("faking the future") as connection:
             await connection.execute("INSERT INTO schema_versions (version, name) VALUES (99, 'later')")
-        with pytest.raises(StoreError, match="is of version 99, this code knows up to 2"):
+        with pytest.raises(StoreError, match="is of version 99, this code knows up to 3"):
             await store.check()
 
 
