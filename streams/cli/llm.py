@@ -278,11 +278,15 @@ def _show(out: Any, pool: str, reports: list[dict[str, Any]]) -> None:
     waits = [report["expected_wait_s"] for report in reports]
     wait = "unknown" if None in waits else span(max(waits))
     oldest = f", the oldest for {span(max(report['oldest_s'] for report in reports))}" if held else ""
-    counts = {name: sum(report["counts"][name] for report in reports) for name in ("sent", "throttled", "unavailable")}
+    shown = ("sent", "sent_again", "throttled", "unavailable", "interrupted")
+    # A dispatcher of an earlier version does not tell all of them.
+    counts = {name: sum(report["counts"].get(name, 0) for report in reports) for name in shown}
+    again = f" ({counts['sent_again']} of them again)" if counts["sent_again"] else ""
+    interrupted = f", {counts['interrupted']} interrupted" if counts["interrupted"] else ""
     out.print(
         f"[bold]{pool}[/]  {held} held{oldest}; expected wait {wait}; "
-        f"{sum(report['running'] for report in reports)} running; {counts['sent']} sent, "
-        f"{counts['throttled']} met a 429, {counts['unavailable']} failed"
+        f"{sum(report['running'] for report in reports)} running; {counts['sent']} sent{again}, "
+        f"{counts['throttled']} met a 429, {counts['unavailable']} failed{interrupted}"
     )
     for report in reports:
         if report["down"]:

@@ -3,6 +3,9 @@
 A rate limit is waited for until the request's deadline. An error of the endpoint is retried with growing pauses; while
 a pool cannot answer its fallback pools are asked in order, then it is waited for up to `max_hold_s`. What the provider
 refuses (400) is answered with its words.
+
+In a pool that is at-most-once a call is claimed before it is made. Only an answer that proves that nothing was done
+(429, 401, 403) takes the claim back; after anything else the request is never sent again, to no pool, by no process.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from streams.llm.usage import Usage
 from streams.llm.usage_sums import UsageSums
 from streams.records.control import BreakerState, OutcomeDigest
 from streams.records.steps import LlmRequest, LlmResult
+from streams.tools.claims import Claims
 
 IMPATIENT_FAILURES = 2
 """Failed calls after which the next pool is asked, where there is one."""
@@ -37,6 +41,7 @@ IMPATIENT_FAILURES = 2
 FIRST_BACKOFF_S = 0.25
 LAST_BACKOFF_S = 8.0
 BYTES_PER_TOKEN = 4
+INTERRUPTED = "it was sent and may have been answered, and the pool is at-most-once"
 
 OpenStream = Callable[[], OnText]
 """Begins a stream of pieces; once for each call, so that a repeated call starts over."""
@@ -52,6 +57,7 @@ class _Asked:
     deadline: float
     stream: OpenStream | None
     letting_go: LettingGo
+    claims: Claims | None = None
     sent_before: bool = False
     attempts: int = 0
     held_s: float = 0.0
@@ -94,6 +100,7 @@ class Dispatcher:
         stream: OpenStream | None = None,
         letting_go: LettingGo | None = None,
         *,
+        claims: Claims | None = None,
         sent_before: bool = False,
     ) -> LlmResult:
         """Return the outcome of a request. Failures are outcomes too; nothing is raised for them.
@@ -101,7 +108,12 @@ class Dispatcher:
         Args:
             stream: Gets the pieces of the answer while it is written.
             letting_go: Of the partition that the request comes from.
+            claims: Of that partition; there must be some where a pool is at-most-once.
             sent_before: It may have reached the provider already, from another process; then a call is counted so.
+
+        Raises:
+            BrokerError: A call could not be claimed, and was not made: the partition has another owner, or the log does
+                not answer.
         """
         arrived = self._clock()
         pool = self.pools.get(request.model)
@@ -114,7 +126,7 @@ class Dispatcher:
         except ValueError as error:
             return _result(request, "invalid", "", f"not a request to a model: {error}", attempts=0)
         deadline = arrived + request.deadline_ms / 1000 - self._now()
-        asked = _Asked(request, chat, arrived, deadline, stream, letting_go or LettingGo(), sent_before)
+        asked = _Asked(request, chat, arrived, deadline, stream, letting_go or LettingGo(), claims, sent_before)
         for station, patient in self._route(pool):
             result = await self._ask(station, asked, patient=patient)
             if result is not None:
@@ -142,7 +154,10 @@ class Dispatcher:
         bound = asked.chat.max_output_tokens or request.max_output_tokens or settings.max_output_tokens
         chat = asked.chat.to(settings.model, bound)
         estimate = Usage(max(1, request.input_tokens or len(request.request) // BYTES_PER_TOKEN), bound)
+        claims = self._claims(pool, asked)
         while True:
+            if claims is not None and claims.holds(request.id):
+                return self._interrupted(asked, pool, INTERRUPTED)
             waits_since = self._clock()
             try:
                 with asked.letting_go.waiting():
@@ -169,8 +184,10 @@ class Dispatcher:
             if (over := self._budgets.problem(request.tenant, estimate.total_tokens, cost)) is not None:
                 pool.give_back(turn)
                 return self._failed(asked, "budget", over, status="raised", error_type=BudgetExceeded.__name__)
+            if claims is not None and not await self._claim(claims, pool, turn, asked):
+                continue
             asked.attempts += 1
-            pool.counts.sent_again += asked.sent_before
+            pool.counts.sent_again += asked.sent_before and claims is None
             self._budgets.reserve(request.id, request.tenant, estimate.total_tokens, cost)
             try:
                 on_text = asked.stream() if asked.stream is not None and request.stream else None
@@ -184,6 +201,8 @@ class Dispatcher:
             except Unauthorized as error:
                 asked.problem = f"a key of {pool.name!r} is not accepted: {error}"
             except Unavailable as error:
+                if claims is not None:
+                    return self._interrupted(asked, pool, f"{INTERRUPTED}: {error}")
                 failures += 1
                 asked.sent_before = True  # it may have been counted, and answered, there
                 asked.problem = f"{pool.name!r}: {error}"
@@ -199,6 +218,33 @@ class Dispatcher:
                     await asyncio.sleep(pause_s)
             else:
                 return self._answered(asked, pool, response, estimate, self._clock() - started)
+            if claims is not None:
+                await claims.withdraw(request.id)
+
+    def _claims(self, pool: Pool, asked: _Asked) -> Claims | None:
+        """Return what a call to *pool* is to be claimed with; None where it may be made again."""
+        if "at-most-once" not in (pool.settings.effect, self.pools[asked.request.model].settings.effect):
+            return None
+        assert asked.claims is not None, f"pool {pool.name} is at-most-once, but there are no claims"
+        return asked.claims
+
+    async def _claim(self, claims: Claims, pool: Pool, turn: Turn, asked: _Asked) -> bool:
+        """Claim a call; False if that took so long that it may not be made any more, and its turn is given back."""
+        step = asked.request.id
+        try:
+            await claims.claim(step, pool.name)
+        except BaseException:
+            pool.give_back(turn)
+            raise
+        if not pool.lapsed and self._clock() < asked.deadline:
+            return True
+        pool.give_back(turn)
+        await claims.withdraw(step)
+        return False
+
+    def _interrupted(self, asked: _Asked, pool: Pool, problem: str) -> LlmResult:
+        pool.counts.interrupted += 1
+        return self._failed(asked, "interrupted", problem)
 
     async def _call(
         self, pool: Pool, turn: Turn, chat: ChatRequest, asked: _Asked, on_text: OnText | None

@@ -105,6 +105,11 @@ class Pool:
         """Why the pool cannot answer; empty when it can, as far as is known."""
         return self._why_down
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether the time is over for which this process may make calls; turns that it has are to be given back."""
+        return self.clock() >= self._allotted_until
+
     async def turn(
         self, tenant: str, priority: str, estimate: Usage, *, arrived: float, deadline: float, hold_s: float
     ) -> Turn:
@@ -141,7 +146,7 @@ class Pool:
                 self.guard.abandon(given.admitted, int(self.now() * 1000))
                 self.pump()
             raise
-        if self.clock() < self._allotted_until:
+        if not self.lapsed:
             return given
         # The process stood still between its turn and now, and others use meanwhile what was allotted to it.
         self.guard.abandon(given.admitted, int(self.now() * 1000))

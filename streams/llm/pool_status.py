@@ -17,6 +17,7 @@ class PoolCounts:
             the endpoint, or because they waited unanswered when this process took their partition over.
         throttled: 429s met; with right limits there are none.
         unavailable: Calls that failed by an error of the endpoint or a timeout.
+        interrupted: Requests of at-most-once pools that were given up because a call of theirs may have been answered.
         ended: Calls that are over, however they ended.
         busy_s: Seconds that these took together.
     """
@@ -25,6 +26,7 @@ class PoolCounts:
     sent_again: int = 0
     throttled: int = 0
     unavailable: int = 0
+    interrupted: int = 0
     ended: int = 0
     busy_s: float = 0.0
 

@@ -49,6 +49,7 @@ from streams.records.control import Limit, PoolReport
 from streams.records.ids import StepId, agent_of
 from streams.records.steps import LlmRequest, LlmResult
 from streams.records.topics import Catalogue
+from streams.tools.claims import Claims
 
 log = logging.getLogger(__name__)
 
@@ -226,25 +227,52 @@ class LlmRole:
     async def _open(self, partition: int) -> AsyncIterator[Session]:
         letting_go = self._owned[partition] = LettingGo()
         self._meter.own(partition)
+        claims = self._claims_of(partition)
         try:
+            if claims is not None:
+                await claims.open()
             async with self._allotments.scheduling() if partition == 0 else nullcontext():
                 sources = [Partition(topic, partition) for topic in self._topics]
                 taken_over = await self._broker.admin.end_offsets(sources)
-                yield _Requests(self, partition, letting_go, taken_over)
+                yield _Requests(self, partition, letting_go, claims, taken_over)
         finally:
+            if claims is not None:
+                await claims.close()
             del self._owned[partition]
             self._meter.disown(partition)
+
+    def _claims_of(self, partition: int) -> Claims | None:
+        """Return the claims of a partition, None where no pool needs any."""
+        if all(pool.effect == "idempotent" for pool in self._settings.pools.values()):
+            return None
+        return Claims(
+            self._broker,
+            self._catalogue,
+            partition,
+            worker=self._reporter,
+            kept_s=self._settings.claims_kept_s,
+            now=self._now,
+            of="llm",
+        )
 
     def _let_go(self, partitions: Collection[int]) -> None:
         for partition in partitions:
             if (letting_go := self._owned.get(partition)) is not None:
                 letting_go.begin()
 
-    async def answer(self, request: LlmRequest, partition: int, letting_go: LettingGo, *, sent_before: bool) -> Message:
-        """Return the record that answers a request; *sent_before* as for `Dispatcher.answer`."""
+    async def answer(
+        self,
+        request: LlmRequest,
+        partition: int,
+        letting_go: LettingGo,
+        claims: Claims | None,
+        *,
+        sent_before: bool,
+    ) -> Message:
+        """Return the record that answers a request; *claims* and *sent_before* as for `Dispatcher.answer`."""
         assert self._feed is not None
         stream = partial(self._feed.open, request, partition) if request.stream else None
-        result = await self.dispatcher.answer(request, stream, letting_go, sent_before=sent_before)
+        result = await self.dispatcher.answer(request, stream, letting_go, claims=claims, sent_before=sent_before)
         self.measures.answer(result)
         return Message(
             self._catalogue.name("llm-results"),
@@ -271,13 +299,20 @@ class _Requests:
     """The requests of one partition; see `streams.broker.owned_queue.Session`."""
 
     def __init__(
-        self, role: LlmRole, partition: int, letting_go: LettingGo, taken_over: Mapping[Partition, int]
+        self,
+        role: LlmRole,
+        partition: int,
+        letting_go: LettingGo,
+        claims: Claims | None,
+        taken_over: Mapping[Partition, int],
     ) -> None:
         self._role = role
         self._taken_over = taken_over
         self._partition = partition
         self._letting_go = letting_go
+        self._claims = claims
         self._answered: set[StepId] = set()
+        self._open: set[StepId] = set()
 
     def answered(self, result: LogRecord) -> None:
         if result.value is not None:
@@ -288,8 +323,14 @@ class _Requests:
         if request.id in self._answered:
             self._answered.discard(request.id)
             return None
+        if request.id in self._open:
+            return None  # the same again, such as a dead letter that was sent back: one answer is enough
         before = record.offset < self._taken_over[Partition(record.topic, record.partition)]
-        return await self._role.answer(request, self._partition, self._letting_go, sent_before=before)
+        self._open.add(request.id)
+        try:
+            return await self._role.answer(request, self._partition, self._letting_go, self._claims, sent_before=before)
+        finally:
+            self._open.discard(request.id)
 
 
 def _keys(name: str, pool: PoolSettings, *, provided: bool) -> tuple[SecretStr, ...]:

@@ -50,6 +50,13 @@ class PoolSettings(BaseModel):
         timeout_s: For one call, streamed or not.
         abandoned_call_s: For how long a call may go on at the provider, and count there as open, after it was given up
             or its process died; `timeout_s` if None. Lower it where the provider ends calls whose connection is gone.
+        effect: What may be sent again. `idempotent`: whatever may have reached the provider without its answer having
+            come here; at worst it is paid for twice, and counted (`sent_again`). `at-most-once`: only what the provider
+            has turned away for its key (429, 401, 403), which is proof that nothing was done. Every other failure, and
+            the death of the process, is answered as failed with cause `interrupted`, and the model's fallback applies;
+            no fallback pool is asked then, because what may have been done there would be done again. Each call is
+            claimed first, which costs a transaction. A request keeps to it in every pool where its own pool says so,
+            and in a fallback pool that says so.
         max_hold_s: Seconds that a request is held in an outage before the model's fallback applies.
         on_outage: `hold` waits for the deadline instead.
         fallback_pools: Pools that are asked, in order, while this one cannot answer.
@@ -77,6 +84,7 @@ class PoolSettings(BaseModel):
     max_output_tokens: int = Field(default=1_024, ge=1)
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
     abandoned_call_s: float | None = Field(default=None, ge=0, le=3600)
+    effect: Literal["idempotent", "at-most-once"] = "idempotent"
     max_hold_s: float = Field(default=30.0, ge=0)
     on_outage: Literal["fallback", "hold"] = "fallback"
     fallback_pools: tuple[str, ...] = ()
@@ -143,6 +151,8 @@ class LlmSettings(BaseModel):
             new one.
         allotment_report_s: Time between two reports of what each process has to do, by which the parts are renewed.
         drain_s: Time that calls under way have to end when a partition is given away; then they are sent again there.
+        claims_kept_s: Time for which it is known which requests of at-most-once pools were sent; longer than any
+            request may wait for its answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,6 +171,7 @@ class LlmSettings(BaseModel):
     allotment_s: float = Field(default=5.0, ge=1, le=600)
     allotment_report_s: float = Field(default=1.0, gt=0, le=60)
     drain_s: float = Field(default=5.0, ge=0, le=600)
+    claims_kept_s: float = Field(default=86_400.0, ge=3_600)
 
 
 def load_keys(name: str, pool: PoolSettings, environ: Mapping[str, str] = os.environ) -> tuple[SecretStr, ...]:

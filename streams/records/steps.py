@@ -74,7 +74,11 @@ class ToolNotice:
 
 @dataclass(frozen=True, slots=True)
 class ToolClaim:
-    """Written before an at-most-once call starts; found without a result, the call may have happened."""
+    """Written before an at-most-once call starts; found without a result, the call may have happened.
+
+    Attributes:
+        tool: Name of the tool, or of the model pool.
+    """
 
     invocation: str
     incarnation: int
@@ -159,7 +163,8 @@ class LlmResult:
         status: `ok`, `invalid` (the provider refused the request; told to the agent), `raised` (the tenant's budget
             would be passed; crosses to the agent) or `failed` (the fallback applies).
         value: JSON object: text, tool calls, finish reason.
-        cause: With `failed`: `outage`, `deadline`, `too_large`, `unencodable`.
+        cause: With `failed`: `outage`, `deadline`, `too_large`, `unencodable`, `budget`, `interrupted` (the pool is
+            at-most-once, and the request may have been answered there).
         held_s: Seconds that it waited for its turn.
         cost: In the currency of the price table.
         served_by: Pool and model, `pool:model`.

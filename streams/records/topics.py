@@ -59,6 +59,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("tool-claims", "step", "compact", ("tools",), ("tools",)),
         TopicKind("tool-results", "agent ID", "work", ("tools",), ("shards", "tools")),
         TopicKind("llm-requests", "agent ID", "work", ("shards",), ("llm", "control"), lanes=True),
+        TopicKind("llm-claims", "step", "compact", ("llm",), ("llm",)),
         TopicKind("llm-results", "agent ID", "work", ("llm",), ("shards", "llm")),
         TopicKind("tokens", "agent ID", "short", ("llm",), ("clients",)),
         TopicKind("answers", "client", "short", ("shards",), ("clients", "operators"), spread="fleet"),

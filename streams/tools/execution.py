@@ -150,7 +150,7 @@ class Execution:
             if call.effect == "at-most-once":
                 if claims.holds(call.id):
                     return self._failed(call, "interrupted", INTERRUPTED)
-                await claims.claim(call)
+                await claims.claim(call.id, call.tool)
             if (left_s := self._left_s(call)) <= 0:
                 return self._failed(call, "expired", "its deadline passed while it waited for its turn")
             if not ticket.wanted:

@@ -121,6 +121,36 @@ async def test_after_kill_9_nothing_is_lost_and_nothing_answered_is_sent_again(w
     assert seen.as_json(with_ids=False)["rejected_429"] == 0
 
 
+async def test_at_most_once_nothing_is_sent_twice_by_successors_or_by_who_stood_still(world):
+    config = MockConfig(limits=Limits(concurrency=20), latency_p50_s=0.2)
+    async with MockProvider(config) as mock:
+        settings = LlmSettings(pools={"fast": pool_at(mock, effect="at-most-once")})
+        requests = [request_of(n, now=time.time()) for n in range(100)]
+        await publish(world.broker, world.catalogue, *requests)
+        workers = [await world.process(settings)]
+        try:
+            await wait_for_results(world.broker, world.catalogue, 20)
+            os.kill(workers[0].pid, signal.SIGSTOP)
+            # With the same name, so it takes over at once; when the first one wakes it must find itself fenced.
+            workers.append(await world.process(settings))
+            await wait_for_results(world.broker, world.catalogue, 60)
+            os.kill(workers[0].pid, signal.SIGCONT)
+            found = await wait_for_results(world.broker, world.catalogue, 100)
+            while len({result.invocation for result in found}) < 100:
+                # The one that stood still writes what it had asked before, after its successor's word.
+                found = await wait_for_results(world.broker, world.catalogue, len(found) + 1)
+        finally:
+            for worker in workers:
+                if worker.returncode is None:
+                    worker.kill()
+                    await worker.wait()
+        asked = Counter(mock.stats.request_ids)
+    assert set(asked.values()) == {1}
+    outcomes = Counter((result.status, result.cause) for result in found)
+    assert set(outcomes) == {("ok", ""), ("failed", "interrupted")}
+    assert outcomes["failed", "interrupted"] <= 40  # those that were under way, of either
+
+
 async def test_three_processes_keep_within_one_limit_while_one_is_killed_and_one_stands_still(world):
     limits = {"requests_per_minute": 2_400}
     config = MockConfig(limits=Limits(**limits, concurrency=20, burst_s=2.0), latency_p50_s=0.2)

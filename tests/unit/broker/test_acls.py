@@ -56,6 +56,16 @@ def test_groups_are_those_that_roles_join_and_commit_to() -> None:
     }
 
 
+def test_dispatchers_claim_on_their_own_topic_with_ids_that_fence_no_tool_worker() -> None:
+    assert grants("llm", "topic")["payments.llm-claims"] == ("Read", "Write")
+    assert "payments.tool-claims" not in grants("llm", "topic")
+    assert "payments.llm-claims" not in grants("tools", "topic")
+    ids = {role: tuple(grants(role, "transactional-id")) for role in ("llm", "tools")}
+    assert "payments-llm-claims-0".startswith(ids["llm"])
+    assert not "payments-llm-claims-0".startswith(ids["tools"])
+    assert not "payments-claims-0".startswith(ids["llm"])
+
+
 def test_lanes_are_granted_like_their_topic() -> None:
     assert grants("tools", "topic")["payments.tool-calls.slow-crm"] == grants("tools", "topic")["payments.tool-calls"]
 

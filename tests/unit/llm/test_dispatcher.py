@@ -13,17 +13,22 @@ import pytest
 from pydantic import SecretStr
 
 from streams.breakers import BreakerPolicy, Guard
+from streams.broker.port import TopicSpec
+from streams.broker.simulated import SimulatedBroker, SimulatedLog
 from streams.llm.chat import ChatRequest, ChatResponse
 from streams.llm.dispatcher import Dispatcher
-from streams.llm.limits import KeyLimits, Limit
+from streams.llm.limits import KeyLimits, Limit, Part
 from streams.llm.messages import ToolRequest
 from streams.llm.pool import Pool
 from streams.llm.provider_errors import ProviderError, Throttled, Unauthorized, Unavailable
 from streams.llm.providers import OnText
 from streams.llm.settings import PoolSettings
 from streams.llm.usage import Usage
+from streams.records.ids import StepId
 from streams.records.steps import LlmRequest, LlmResult
+from streams.records.topics import Catalogue
 from streams.testing import virtual_time
+from streams.tools.claims import Claims
 
 BODY = orjson.dumps({"messages": [{"role": "user", "content": "hi"}]})
 
@@ -192,6 +197,39 @@ def test_a_request_that_is_cancelled_gives_its_place_back():
 
     held, running, result = run(main)
     assert (held, running, result.status) == (0, 0, "ok")
+
+
+class SlowClaims(Claims):
+    """Claims that take ten seconds to be acknowledged."""
+
+    async def claim(self, step: StepId, called: str) -> None:
+        await super().claim(step, called)
+        await asyncio.sleep(10.0)
+
+
+@pytest.mark.parametrize("late", ["deadline", "allotment"])
+def test_a_call_whose_claim_took_too_long_is_not_made_and_not_claimed(late: str):
+    provider = Keys()
+
+    async def main() -> tuple[LlmResult, int, bool, int]:
+        broker, catalogue = SimulatedBroker(SimulatedLog(Random(1)), "llm"), Catalogue("app", partitions=1)
+        await broker.admin.create_topics([TopicSpec(plan.name, plan.partitions) for plan in catalogue.topics()])
+        claims = SlowClaims(broker, catalogue, 0, worker="w", kept_s=3_600, of="llm")
+        await claims.open()
+        one = dispatcher(provider, "k", concurrency=1, effect="at-most-once")
+        pool = one.pools["fast"]
+        if late == "allotment":
+            pool.allot((Part(1.0, 1.0, 1),), until=asyncio.get_running_loop().time() + 5)
+        asked = request(wait_s=5 if late == "deadline" else 60)
+        result = await one.answer(asked, claims=claims)
+        held = claims.holds(asked.id)
+        running = pool.status().running
+        await claims.close()
+        return result, pool.counts.interrupted, held, running
+
+    result, interrupted, held, running = run(main)
+    assert (result.cause, result.attempts, interrupted) == ("deadline", 0, 0)
+    assert (provider.asked.total(), held, running) == (0, False, 0)
 
 
 def test_what_a_pool_holds_and_has_left_can_be_seen():
