@@ -279,7 +279,8 @@ async def test_tables_of_a_newer_version_are_refused(postgres):
     namespace = f"mem-{uuid.uuid4().hex[:8]}"
     store = PostgresStore(MemorySettings(dsn=postgres), namespace)
     async with store:
-        with pytest.raises(StoreError, match="lacks 0001_state, 0002_invocations, 0003_retention; run `streams memory migrate`"):
+        missing = "lacks 0001_state, 0002_invocations, 0003_retention; run `streams memory migrate`"
+        with pytest.raises(StoreError, match=missing):
             await store.check()
         assert [m.version for m in await store.migrate()] == [1, 2, 3]
         assert await store.migrate() == ()
