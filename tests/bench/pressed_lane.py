@@ -8,7 +8,6 @@ each partition had, and how many of them were answered.
 from __future__ import annotations
 
 import asyncio
-import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -29,6 +28,7 @@ from streams.records.control import BackpressureSignal
 from streams.shards.role import ShardRole
 from streams.tools.role import ToolRole
 from streams.tools.settings import ToolSettings
+from tests.bench.pipeline import quiet
 
 EPOCH_S = 1_767_225_600.0
 CLIENTS = 4
@@ -95,8 +95,8 @@ def run_lane(
     from streams.testing.virtual_time import run
 
     def work() -> Run:
-        logging.getLogger("streams").setLevel(logging.ERROR)
-        return run(_run(demand, seconds, policy, places, obey), seed=1, max_time_s=1e6, max_steps=2_000_000_000)
+        with quiet():
+            return run(_run(demand, seconds, policy, places, obey), seed=1, max_time_s=1e6, max_steps=2_000_000_000)
 
     return work
 

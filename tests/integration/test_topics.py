@@ -98,7 +98,8 @@ def test_what_differs_on_the_broker_is_named(on: Ask, catalogue: Catalogue) -> N
 
     name = catalogue.name("journal")
     assert on(differ) == [
-        f"{name} segment.bytes", f"{name} min.cleanable.dirty.ratio", f"{name} max.compaction.lag.ms"
+        f"{name} segment.bytes", f"{name} min.cleanable.dirty.ratio", f"{name} max.compaction.lag.ms",
+        f"{name} delete.retention.ms",
     ]  # fmt: skip
 
 
