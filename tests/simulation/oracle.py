@@ -163,10 +163,11 @@ class Oracle:
                 yield f"{step} was claimed {count} times"
 
     def _moves(self) -> Iterator[str]:
-        moved = Counter(header(record.headers, ORIGIN) for record in self._records("tool-overflow"))
-        for origin, count in moved.items():
+        # A lane takes the calls of its own partition: an origin names a topic and an offset there.
+        moved = Counter((r.partition, header(r.headers, ORIGIN)) for r in self._records("tool-overflow"))
+        for (number, origin), count in moved.items():
             if count > 1:
-                yield f"call {origin} was moved {count} times to the overflow lane"
+                yield f"call {origin} of partition {number} was moved {count} times to the overflow lane"
 
     def _deltas(self) -> Iterator[str]:
         sequences: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
