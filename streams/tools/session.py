@@ -43,13 +43,19 @@ class ToolSession:
     # -- the look-ahead ------------------------------------------------------------------------------------------------
 
     def lot(self, record: LogRecord) -> str:
-        """Return the name of the tool; empty for a cancel, and for what cannot be read, which `handle` finds out."""
+        """Return the name of the tool; empty where `handle` makes no call: a cancel, an answered call, what is not one.
+
+        An answered call may be read again long after, because an earlier one is still open. It needs no place, and
+        nobody remembers whether it was moved: the overflow lane has gone on.
+        """
         try:
             decoded = _decode(record)
         except CodecError:
             return ""
         self._decoded[record.topic, record.offset] = decoded
-        return self._shares.lot(decoded.tool) if isinstance(decoded, ToolCall) else ""
+        if isinstance(decoded, ToolCancel) or decoded.id in self._answered:
+            return ""
+        return self._shares.lot(decoded.tool)
 
     def share(self, lot: str) -> int:
         """Return how many calls of a tool may be open."""

@@ -190,6 +190,29 @@ def test_a_burst_that_overflowed_does_not_wait_behind_a_backlog_that_did(parked)
     play(scenario())
 
 
+def test_calls_that_overflowed_and_were_answered_are_not_moved_again_while_an_earlier_one_goes_on():
+    async def scenario() -> None:
+        world = World(max_open=6)
+        await world.call("slow")
+        quick = await world.call("quick", 60)
+        first = await world.up()
+        await world.answered(quick, 20)
+        await asyncio.sleep(2)
+        moved = world.moved()
+        assert len(moved) > 30
+        assert await world.committed("tool-calls") == 0
+        assert await world.committed("tool-overflow") >= len(moved)
+        first.process.kill()
+        await world.up()
+        await world.answered(world.calls, 120)
+        await asyncio.sleep(2)
+        assert world.moved() == moved
+        assert await world.committed("tool-calls") == len(world.calls)
+        assert {world.outside.started[str(call.id)] for call in quick} == {1}
+
+    play(scenario())
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_takeover_moves_nothing_twice_and_answers_everything(seed):
     async def scenario() -> None:
