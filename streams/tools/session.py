@@ -67,7 +67,9 @@ class ToolSession:
 
     async def move(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Write calls to the overflow lane."""
-        return await self._claims.move(messages)
+        offsets = await self._claims.move(messages)
+        self._decoded.clear()  # calls that began have taken theirs out; those that moved are read anew in the lane
+        return offsets
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Coroutine
 from random import Random
@@ -209,6 +210,22 @@ def test_calls_that_overflowed_and_were_answered_are_not_moved_again_while_an_ea
         assert world.moved() == moved
         assert await world.committed("tool-calls") == len(world.calls)
         assert {world.outside.started[str(call.id)] for call in quick} == {1}
+
+    play(scenario())
+
+
+def test_calls_that_moved_are_not_kept_in_memory():
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(found, ToolCall) for found in gc.get_objects())
+
+    async def scenario() -> None:
+        world, before = World(max_open=6), alive()
+        await world.call("quick", 300)
+        await world.up()
+        await world.answered(world.calls, 60)
+        assert len(world.moved()) > 250
+        assert alive() - before - len(world.calls) < 20
 
     play(scenario())
 
