@@ -53,7 +53,7 @@ class World:
         return found
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(16))
 def test_a_controller_that_was_thought_dead_changes_nothing_when_it_wakes(seed):
     async def scenario() -> None:
         world = World(seed)

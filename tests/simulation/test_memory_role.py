@@ -120,8 +120,8 @@ class World:
         return behind
 
 
-# Beyond 25: seeds that found a batch given up and passed over when that was tried.
-@pytest.mark.parametrize("seed", [*range(25), 261, 262, 279])
+# Beyond 16: seeds that found a batch given up and passed over when that was tried.
+@pytest.mark.parametrize("seed", [*range(16), 261, 262, 279])
 def test_nothing_is_lost_whatever_dies(seed):
     async def scenario() -> None:
         world = World(seed)

@@ -12,7 +12,7 @@ from tests.simulation.runner import run_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
-BATCHES = 8
+BATCHES = 4
 BATCH = 10
 TAUGHT = (101222, 209155, 300496, 307488, 500098)
 """Seeds that failed once: a group's member, tasks after a return, transactions under way at the end, and
