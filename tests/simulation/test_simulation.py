@@ -45,22 +45,20 @@ def test_a_seed_replays_exactly():
     assert histories[0] == histories[1]
 
 
+# Each with the seed from which on a hundred worlds are tried: one soon before a world that finds it.
 @pytest.mark.parametrize(
-    "mutant",
+    ("mutant", "first"),
     [
-        "drop results for cold handlers",
-        "no deduplication",
-        "claims skipped",
-        "cursor apart from effects",
-        "shared writes unchecked",
-        "tombstone read as a delete",
-        "part taken for the whole",
-        "tombstoned unseen",
+        ("drop results for cold handlers", 0),
+        ("no deduplication", 0),
+        ("claims skipped", 10),
+        ("cursor apart from effects", 24),
+        ("shared writes unchecked", 0),
+        ("tombstone read as a delete", 0),
+        ("part taken for the whole", 22),
+        ("tombstoned unseen", 0),
+        ("evict above the watermark", 160),
     ],
 )
-def test_the_oracle_finds_broken_code(mutant):
-    assert first_seed_that_finds(mutant, range(100)) is not None
-
-
-def test_the_oracle_finds_state_that_was_evicted_too_early():
-    assert first_seed_that_finds("evict above the watermark", range(100, 200)) is not None
+def test_the_oracle_finds_broken_code(mutant, first):
+    assert first_seed_that_finds(mutant, range(first, first + 100)) is not None
