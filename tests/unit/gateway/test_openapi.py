@@ -15,7 +15,7 @@ from tests.unit.gateway.test_routes import ACME, TOKENS, open_shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = 8
+EXAMPLES = 3
 SECONDS = 100
 
 
@@ -35,7 +35,7 @@ async def test_the_document_has_each_agents_input_and_needs_a_token():
 
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing():
-    async with open_shop(tokens=TOKENS, max_stream_s=0.5, max_wait_s=0.5) as shop:
+    async with open_shop(tokens=TOKENS, max_stream_s=0.1, max_wait_s=0.1) as shop:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             door = Door(100, 5.0)
             serving = asyncio.create_task(serve(shop.gateway.asgi(), listener, shop.gateway._settings, door))
