@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from streams.backpressure import BackpressurePolicy
-from streams.broker.embedded import EmbeddedKafka
 from tests.bench import (
     backpressure,
     breaker,
@@ -29,16 +27,9 @@ from tests.bench import (
     resume,
     sharing,
 )
-from tests.bench.database import postgres
 from tests.bench.load import measure
 
 LOAD_FIELDS = {"bench", "in_flight", "runs", "p50_ms", "p99_ms", "runs_per_s"}
-
-
-@pytest.fixture(scope="module")
-def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as server:
-        yield server.bootstrap
 
 
 async def test_a_closed_loop_keeps_so_many_in_flight() -> None:
@@ -103,62 +94,54 @@ def test_a_pressed_lane_closes_loses_nothing_and_is_judged_by_what_the_log_says(
     assert ignored.signals == []
 
 
-@pytest.mark.kafka
-async def test_meter_and_signals_are_measured(bootstrap: str) -> None:
-    assert (await backpressure.meter(bootstrap, 5_000))["meter_exact"]
-    figures = await backpressure.propagation(bootstrap, 5, 2)
+async def test_meter_and_signals_are_measured(kafka: str) -> None:
+    assert (await backpressure.meter(kafka, 5_000))["meter_exact"]
+    figures = await backpressure.propagation(kafka, 5, 2)
     assert figures["propagation_p99_ms"] >= figures["propagation_p50_ms"]
 
 
-@pytest.mark.kafka
-async def test_a_dead_dependency_counts_one_probe_for_each_lease(bootstrap: str) -> None:
-    figures = await fleet.fleet(bootstrap, 1)
+async def test_a_dead_dependency_counts_one_probe_for_each_lease(kafka: str) -> None:
+    figures = await fleet.fleet(kafka, 1)
     assert figures["probes"] == figures["leases"] >= 1
     assert figures.keys() >= {"open_p50_s", "open_max_s", "close_p50_s", "close_max_s"}
 
 
-@pytest.mark.kafka
-async def test_restore_finds_what_was_open(bootstrap: str) -> None:
-    figures = await restore.restore(bootstrap, 30, 10)
+async def test_restore_finds_what_was_open(kafka: str) -> None:
+    figures = await restore.restore(kafka, 30, 10)
     assert figures["open"] == 10
     assert figures["records"] > 60
 
 
-@pytest.mark.kafka
 @pytest.mark.slow
-async def test_floor_and_pipeline_have_the_same_fields(bootstrap: str) -> None:
-    below, product = await floor.floor(bootstrap, 5, 20), await pipeline.pipeline(bootstrap, 5, 20)
+async def test_floor_and_pipeline_have_the_same_fields(kafka: str) -> None:
+    below, product = await floor.floor(kafka, 5, 20), await pipeline.pipeline(kafka, 5, 20)
     assert below.keys() == product.keys() == LOAD_FIELDS
     assert (below["runs"], product["runs"]) == (20, 20)
 
 
-@pytest.mark.kafka
 @pytest.mark.slow
-async def test_shards_resume_in_another_process_and_in_a_new_one(bootstrap: str) -> None:
-    figures = await resume.resume(bootstrap, 0.5, in_flight=20, between_s=0)
+async def test_shards_resume_in_another_process_and_in_a_new_one(kafka: str) -> None:
+    figures = await resume.resume(kafka, 0.5, in_flight=20, between_s=0)
     assert figures["results"] > 0
     assert figures.keys() >= {"taken_over_s", "restarted_s", "journal_records"}
 
 
-@pytest.mark.kafka
 @pytest.mark.slow
-async def test_a_gateway_accepts_everything_it_is_asked(bootstrap: str) -> None:
-    figures = await gateway.gateway(bootstrap, seconds=0.5, warm_up_s=0.2)
+async def test_a_gateway_accepts_everything_it_is_asked(kafka: str) -> None:
+    figures = await gateway.gateway(kafka, seconds=0.5, warm_up_s=0.2)
     assert figures["accepted_per_s"] > 0
     assert figures["refused"] == 0
 
 
-@pytest.mark.kafka
-async def test_shared_updates_lose_nothing_and_careless_writes_do(bootstrap: str) -> None:
-    figures = await sharing.updates(bootstrap, 5, 8, 4)
+async def test_shared_updates_lose_nothing_and_careless_writes_do(kafka: str) -> None:
+    figures = await sharing.updates(kafka, 5, 8, 4)
     assert figures["lost_updates"] == 0
     assert 0 < figures["last_write_wins_lost"] < 32
     assert figures.keys() >= {"bench", "shared_updates_per_s", "update_p50_ms", "client_update_p50_ms"}
 
 
-@pytest.mark.kafka
-async def test_every_write_of_state_is_seen_becoming_durable(bootstrap: str) -> None:
-    figures = await sharing.acknowledged(bootstrap, 20)
+async def test_every_write_of_state_is_seen_becoming_durable(kafka: str) -> None:
+    figures = await sharing.acknowledged(kafka, 20)
     assert figures["writes"] == 40  # the warm-up's too
     assert figures["write_ack_p50_ms"] >= figures["transaction_p50_ms"]
 
@@ -167,11 +150,9 @@ def test_a_hit_finds_every_state() -> None:
     assert cold.hit(200, 50).keys() == {"bench", "agents", "hit_us"}
 
 
-@pytest.mark.kafka
 @pytest.mark.slow
-async def test_misses_bring_back_what_agents_remembered(bootstrap: str) -> None:
-    with postgres() as dsn:
-        figures = await cold.miss(bootstrap, dsn, 100, 40)
+async def test_misses_bring_back_what_agents_remembered(kafka: str, postgres: str) -> None:
+    figures = await cold.miss(kafka, postgres, 100, 40)
     assert figures["misses"] > 0
     assert figures["miss_p99_ms"] >= figures["miss_p50_ms"] > 0
 
@@ -190,8 +171,7 @@ def test_cases_are_listed() -> None:
     }
 
 
-@pytest.mark.kafka
-async def test_a_dead_tool_is_called_and_the_healthy_ones_answer(bootstrap: str) -> None:
-    figures = await bulkhead.bulkhead(bootstrap, breakers=False, runs=300, rounds=1)
+async def test_a_dead_tool_is_called_and_the_healthy_ones_answer(kafka: str) -> None:
+    figures = await bulkhead.bulkhead(kafka, breakers=False, runs=300, rounds=1)
     assert figures["beside_the_dead"]["dead_calls"] > 0 == figures["alone"]["dead_calls"]
     assert figures.keys() >= {"bench", "healthy_throughput_ratio", "healthy_p99_ratio"}
