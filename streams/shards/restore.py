@@ -6,7 +6,7 @@ when somebody asks for it. State that the store has is kept only as far as there
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
@@ -58,13 +58,14 @@ class Restored:
 
     def __init__(self, *, flushed_offset: int = 0, room_bytes: int | None = None, now: float = 0.0) -> None:
         self.journal: dict[bytes, bytes] = {}
-        self.state: dict[bytes, Kept] = {}
+        # Ordered, because its first entry is taken again and again: a plain dictionary walks over those taken before.
+        self.state: OrderedDict[bytes, Kept] = OrderedDict()
         self.records = 0
         self.end_offset = 0
         self._flushed_offset = flushed_offset
         self._room_bytes = room_bytes
         self._young_ms = (now - KNOWN_S) * 1000
-        self._left: dict[str, int] = {}
+        self._left: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
 
     def take(self, records: Iterable[LogRecord], *, journal: bool) -> None:
@@ -105,7 +106,7 @@ class Restored:
             sequence = decode_as(StateDelta, kept.data).sequence
             self._left[owner] = max(sequence, self._left.pop(owner, 0))
             if len(self._left) > KNOWN_COUNT:
-                del self._left[next(iter(self._left))]
+                self._left.popitem(last=False)
 
     @cached_property
     def filter(self) -> EvictedFilter:
@@ -170,8 +171,7 @@ class Restored:
         for owner, newest in self._left.items():
             engine.cold.note_evicted(owner, newest)
         while self.state:
-            key = next(iter(self.state))
-            kept = self.state.pop(key)
+            key, kept = self.state.popitem(last=False)
             owner, record = owner_and_record(key)
             dirty = kept.offset >= self._flushed_offset
             complete = not self.filter.may_contain(owner)

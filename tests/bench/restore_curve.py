@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pydantic import SecretStr
 
@@ -33,6 +34,7 @@ from streams.records import encode
 from streams.records.journal import Cursor
 from streams.records.state import StateDelta
 from streams.records.topics import Catalogue
+from streams.shards import sweep
 from streams.shards.cold_reads import ColdReads
 from streams.shards.live import CURSOR_KEY
 from streams.shards.pacing import CommitPace
@@ -85,7 +87,8 @@ async def curve_point(bootstrap: str, dsn: str, agents: int) -> dict[str, Any]:
         await _write(broker, catalogue, agents)
         whole = _in_a_process(bootstrap, "", catalogue.namespace)
         await _flush(broker, catalogue, dsn, agents)
-        swept_s, tombstoned = await _sweep(broker, catalogue, dsn)
+        with patch.object(sweep, "PORTION", agents):  # a day's work at once needs no more than one look at the log
+            swept_s, tombstoned = await _sweep(broker, catalogue, dsn)
         evicted = await _compacted(broker, bootstrap, dsn, catalogue, agents)
     finally:
         await broker.admin.delete_topics([spec.name for spec in specs])
@@ -190,7 +193,7 @@ async def _compacted(broker: Broker, bootstrap: str, dsn: str, catalogue: Catalo
     """Restore until the broker has compacted what it can; some writes make it close its segments."""
     until = time.monotonic() + SETTLED_S
     last = _in_a_process(bootstrap, dsn, catalogue.namespace)
-    newest = list(_deltas(agents))[-1]
+    *_, newest = _deltas(agents)
     again = Message(catalogue.name("state-deltas"), f"{newest.owner}\x00notes".encode(), encode(newest), 0)
     async with broker.producer() as producer:
         while last["records"] > 1.2 * last["in_memory"] and time.monotonic() < until:
