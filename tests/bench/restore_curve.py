@@ -196,7 +196,7 @@ async def _compacted(broker: Broker, bootstrap: str, dsn: str, catalogue: Catalo
     *_, newest = _deltas(agents)
     again = Message(catalogue.name("state-deltas"), f"{newest.owner}\x00notes".encode(), encode(newest), 0)
     async with broker.producer() as producer:
-        while last["records"] > 1.2 * last["in_memory"] and time.monotonic() < until:
+        while last["records"] > 1.6 * last["in_memory"] and time.monotonic() < until:
             await producer.send(again)
             await asyncio.sleep(5)
             last = _in_a_process(bootstrap, dsn, catalogue.namespace)
