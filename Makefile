@@ -28,7 +28,8 @@ dev: prerequisites $(INSTALLED) ## Keep the demo's pipeline and its servers up f
 test: prerequisites $(INSTALLED) ## Run the tests: ARGS="tests/unit -k breaker"
 	$(BIN)/pytest $(ARGS)
 
-test-all: test lint ## Run the tests, then the checks of the code
+test-all: test lint ## Run all tests, the long ones too, then the checks of the code
+	$(BIN)/pytest -m long
 	$(BIN)/python -m tests.simulation --seeds 200
 
 test-containers: $(INSTALLED) ## Run the integration tests on containers, from images made on the spot (Linux, root)

@@ -64,6 +64,7 @@ def test_breakers_are_measured_beside_their_peers() -> None:
     assert {"guard", "pybreaker", "purgatory"} <= {line["case"] for line in lines}
 
 
+@pytest.mark.long
 def test_the_cascade_happens_without_breakers_and_does_not_with_them(tmp_path: Path) -> None:
     scenes = [cascade.play(breakers=breakers, hours=0.25, compress=1, failure_rate=0.5) for breakers in (False, True)]
     without, with_breakers = (scene.lines()[2] for scene in scenes)
@@ -100,6 +101,7 @@ async def test_meter_and_signals_are_measured(kafka: str) -> None:
     assert figures["propagation_p99_ms"] >= figures["propagation_p50_ms"]
 
 
+@pytest.mark.long
 async def test_a_dead_dependency_counts_one_probe_for_each_lease(kafka: str) -> None:
     figures = await fleet.fleet(kafka, 1)
     assert figures["probes"] == figures["leases"] >= 1
@@ -113,6 +115,7 @@ async def test_restore_finds_what_was_open(kafka: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_floor_and_pipeline_have_the_same_fields(kafka: str) -> None:
     below, product = await floor.floor(kafka, 5, 20), await pipeline.pipeline(kafka, 5, 20)
     assert below.keys() == product.keys() == LOAD_FIELDS
@@ -120,6 +123,7 @@ async def test_floor_and_pipeline_have_the_same_fields(kafka: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_shards_resume_in_another_process_and_in_a_new_one(kafka: str) -> None:
     figures = await resume.resume(kafka, 0.5, in_flight=20, between_s=0)
     assert figures["results"] > 0
