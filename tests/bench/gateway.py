@@ -1,4 +1,4 @@
-"""The gateway alone: submissions accepted a second, and their latency at half of what is asked for, over real sockets and Kafka.
+"""The gateway alone: submissions accepted a second, and their latency at half of what is asked for, over real sockets.
 
 The gateway is one process and the callers another, each connection one request at a time, as a fleet of services makes
 them. Nobody works the invocations: they stay on their topic. The floor is the same server with the same number of
