@@ -108,6 +108,7 @@ async def miss(bootstrap: str, dsn: str, agents: int, runs: int) -> dict[str, An
                 await _until(lambda: shards.room.used_bytes <= shards.room.limit_bytes)
                 # Connections are made by the first misses.
                 await measure(_ask(client, lambda n: f"a{n}"), IN_FLIGHT, min(100, agents - HOT))
+                await _until(lambda: shards.room.used_bytes <= shards.room.limit_bytes)
                 took.clear()
                 hot, cold = await asyncio.gather(
                     measure(_ask(client, lambda n: f"a{agents - 1 - n % HOT}"), IN_FLIGHT // 2, runs),
