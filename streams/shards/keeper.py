@@ -88,6 +88,7 @@ class Keeper:
         self.flushed.wrote(end_offset, self._engine.sequence, 0)
         self._history = FlushHistory(self._engine.cold.flush_marks, self._tombstone_after_s)
         self._count()
+        self.ask()  # requests in the journal wait for state, and in a shard where nothing happens no step asks for it
 
     # -- at work -------------------------------------------------------------------------------------------------------
 
