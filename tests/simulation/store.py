@@ -15,7 +15,7 @@ from streams.records.state import StateDelta
 Key = tuple[str, str]
 
 REMEMBERED = 200
-"""Writes that a failover can undo."""
+"""Transactions that a failover can undo."""
 
 
 class Postgres:
@@ -30,17 +30,20 @@ class Postgres:
         self.results: set[str] = set()
         self.away = False
         self._random = random
-        self._undo: deque[tuple[float, Key, StateDelta | None]] = deque(maxlen=REMEMBERED)
+        self._undo: deque[tuple[float, dict[Key, StateDelta | None]]] = deque(maxlen=REMEMBERED)
 
     async def write_state(self, deltas: Sequence[StateDelta]) -> int:
         """Write what is newer than what is there."""
         await self._trouble()
+        before: dict[Key, StateDelta | None] = {}
         for delta in deltas:
             key = (delta.owner, delta.record)
             known = self.state.get(key)
             if known is None or (known.epoch, known.sequence) < (delta.epoch, delta.sequence):
-                self._undo.append((asyncio.get_running_loop().time(), key, known))
+                before.setdefault(key, known)
                 self.state[key] = delta
+        if before:
+            self._undo.append((asyncio.get_running_loop().time(), before))
         await self._trouble()
         return len(deltas)
 
@@ -70,16 +73,19 @@ class Postgres:
         """Nothing is open."""
 
     def fail_over(self, lost: int, within_s: float) -> None:
-        """Go on with a replica that has not had the last *lost* writes, as far as they are of the last *within_s*."""
+        """Go on with a replica that has not had the last *lost* rows, as far as they are of the last *within_s*.
+
+        Whole transactions are lost, as of any replica: a write of which half the rows stayed never was in Postgres.
+        """
         since_s = asyncio.get_running_loop().time() - within_s
-        for _ in range(min(lost, len(self._undo))):
-            if self._undo[-1][0] <= since_s:
-                return
-            _, key, before = self._undo.pop()
-            if before is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = before
+        while lost > 0 and self._undo and self._undo[-1][0] > since_s:
+            _, before = self._undo.pop()
+            lost -= len(before)
+            for key, delta in before.items():
+                if delta is None:
+                    self.state.pop(key, None)
+                else:
+                    self.state[key] = delta
 
     async def _trouble(self) -> None:
         await asyncio.sleep(self._random.random() * 0.02)
