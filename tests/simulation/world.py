@@ -247,6 +247,7 @@ class World:
                 owners[number] = owners.get(number, 0) + 1
                 engine = processor.engine
                 found += [f"{live.id} is {live.phase}: {live.reason}" for live in engine.live.values()]
+                found += [f"{request} waits for state from the store" for request in engine.cold._requests.values()]
                 found += self._unread(number, processor.durable)
                 if not processor.settled.is_set():
                     found.append(f"shard {number} has a transaction under way")
