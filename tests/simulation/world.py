@@ -6,6 +6,8 @@ When the faults are over everything is left alone until nothing is open any more
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -313,7 +315,7 @@ class World:
 
 @contextmanager
 def only_seeded(seed: int, outside: Outside) -> Iterator[None]:
-    """Let what draws for itself draw from the seed: IDs of clients, jitter of retries, clocks."""
+    """Let what draws for itself draw from the seed: IDs of clients, jitter of retries, clocks, names of workers."""
     draw = Random(f"ids {seed}")
     before, application.outside = application.outside, outside
     try:
@@ -322,6 +324,8 @@ def only_seeded(seed: int, outside: Outside) -> Iterator[None]:
             patch.object(table, "Random", lambda: Random(draw.random())),
             patch.object(shared, "random", draw),
             patch.object(time, "time", lambda: 1_767_225_600.0),
+            patch.object(os, "getpid", lambda: 1),
+            patch.object(socket, "gethostname", lambda: "host"),
         ):
             yield
     finally:
