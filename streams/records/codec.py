@@ -98,6 +98,11 @@ def decode_as(kind: type[R], data: bytes) -> R:
     return record
 
 
+def holds(kind: type[Any], data: bytes) -> bool:
+    """Tell whether *data* is a record of type *kind* in its current schema, without decoding it."""
+    return data[:_HEAD_BYTES] == _HEADS[kind]
+
+
 def fingerprint_of(schema: Any) -> bytes:
     """Return the 8 bytes, little endian, by which single-object encoding names a schema."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))

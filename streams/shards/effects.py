@@ -57,7 +57,7 @@ class ShardLimits:
         chunk_bytes: Size at which a journal record is closed and continued under the next chunk key.
         dedup_s: Seconds for which a finished invocation is remembered.
         dedup_count: Finished invocations that are remembered.
-        dedup_bytes: Bytes of their results.
+        dedup_bytes: Bytes of their markers, which hold their results.
         max_depth: Depth of child invocations.
         max_children: Children that one invocation may be waiting for.
         max_signals: Signals that wait for an invocation to take them.

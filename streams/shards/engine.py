@@ -406,9 +406,10 @@ class Engine:
         return self.outbox.result(result, invocation)
 
     def _mark(self, result: Result, encoded: bytes | None = None) -> None:
-        marker = Marker(result.input_digest, encode(result) if encoded is None else encoded, int(self.now * 1000))
+        data = encode(result) if encoded is None else encoded
+        marker = encode(Marker(result.input_digest, data, int(self.now * 1000)))
         self.markers.put(result.id, marker)
-        self.outbox.journal(result.id.encode(), encode(marker))
+        self.outbox.journal(result.id.encode(), marker)
 
     def _expire(self) -> None:
         for invocation in self.markers.expire(int(self.now * 1000)):
@@ -535,7 +536,7 @@ class Engine:
         error = HandlerError(reason)
         if (live := self.live.get(invocation)) is not None:
             self.end(live, failed(live, self.now, error))
-        elif isinstance(record, Invocation) and self.markers.get(invocation) is None:
+        elif isinstance(record, Invocation) and invocation not in self.markers:
             result = refused(record, self.now, error)
             self._publish(result, record)
             self._mark(result)

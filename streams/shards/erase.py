@@ -36,9 +36,9 @@ def erase(engine: Engine, owner: str, by: str) -> str:
     results = 0
     for identity, marker in list(engine.markers.of(owner)):
         result = replace(decode_as(Result, marker.result), value=None, error_message=f"erased by {by}")
-        kept = replace(marker, result=encode(result))
+        kept = encode(replace(marker, result=encode(result)))
         engine.markers.replace(identity, kept)
-        engine.outbox.journal(identity.encode(), encode(kept))
+        engine.outbox.journal(identity.encode(), kept)
         results += 1
     for identity in [identity for identity in engine.early if agent_of(identity) == owner]:
         del engine.early[identity]

@@ -9,7 +9,7 @@ from itertools import chain
 
 from streams.agents.run import Run
 from streams.errors import CodecError
-from streams.records import decode_as, encode
+from streams.records import decode_as, encode, holds
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, JournalChunk, JournalEntry, KeptStep
@@ -22,9 +22,6 @@ INPUT_CHUNK, SNAPSHOT_CHUNK, HELD_CHUNK = -1, -2, -1_000_000
 """Numbers of chunks that are not completions; what needs several counts down from there."""
 
 LARGE_INPUT_BYTES = 4_096
-
-
-_KEPT_STEP = encode(KeptStep(0, 0, "", b""))[:10]
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +89,7 @@ class Live:
     def completions(self) -> Iterator[Completion]:
         """Yield what was applied to the handler, in order."""
         for data in chain(self.closed, self.open):
-            if not is_kept_step(data):
+            if not holds(KeptStep, data):
                 yield decode_as(Completion, data)
 
     def add(self, completion: Completion) -> None:
@@ -233,7 +230,7 @@ def _restore(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk]) -
     live.open = list(entry.completions)
     live.open_bytes = sum(map(len, live.open))
     live.kept = [decode_as(KeptStep, data) for data in entry.kept]
-    live.kept += [decode_as(KeptStep, data) for data in chain(live.closed, live.open) if is_kept_step(data)]
+    live.kept += [decode_as(KeptStep, data) for data in chain(live.closed, live.open) if holds(KeptStep, data)]
     live.signals = list(entry.signals)
     live.seen = {decode_as(Signal, data).signal_id for data in live.signals}
     held = _numbered(chunks, entry.incarnation, HELD_CHUNK, -sys.maxsize)
@@ -269,8 +266,3 @@ def pieces(records: Iterable[bytes], most_bytes: int) -> Iterator[tuple[bytes, .
         size += len(record)
     if piece:
         yield tuple(piece)
-
-
-def is_kept_step(data: bytes) -> bool:
-    """Tell an encoded `KeptStep` from a completion, without decoding it."""
-    return data[:10] == _KEPT_STEP

@@ -103,7 +103,7 @@ class Mail:
         known = engine.early.get(invocation)
         limits = engine.limits
         full = len(engine.early) >= limits.max_early or (known and len(known.records) >= limits.max_signals)
-        if engine.markers.get(invocation) is not None or (known is None and full):
+        if invocation in engine.markers or (known is None and full):
             engine.counters.ignored += 1
             return
         first = known.first_at_ms if known else int(engine.now * 1000)
