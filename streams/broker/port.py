@@ -66,7 +66,7 @@ class Committed(NamedTuple):
 
 
 SkimmedRecord = tuple[int, int, bytes | None, bytes | None]
-"""Offset, timestamp in ms since the epoch and key of a record, and the header that was asked for, if it has that."""
+"""Offset, timestamp in ms since the epoch and key of a record, and what was asked for: its value, or one header."""
 
 
 class Skimmed(NamedTuple):
@@ -282,6 +282,10 @@ class Admin(Protocol):
         Args:
             header: Name of the one header that is returned with each record.
         """
+        ...
+
+    async def scan(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, with their values; otherwise like `skim`."""
         ...
 
     async def group_offsets(self, group: str, partitions: Collection[Partition]) -> dict[Partition, int]:

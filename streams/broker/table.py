@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from streams.broker.port import Broker, LogRecord, Partition, Reader
+from streams.broker.port import Broker, LogRecord, Partition, Reader, SkimmedRecord
 from streams.errors import BrokerUnavailable, PositionOutOfRange
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,13 @@ log = logging.getLogger(__name__)
 # Short, because a poll that finds only markers returns nothing when this time is over.
 _NEAR_END_S = 0.02
 _FOLLOW_S = 1.0
+_MAX_RECORDS = 5_000
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
 
 
 async def read_to_end(
-    broker: Broker, partitions: Collection[Partition], *, max_records: int = 5_000
+    broker: Broker, partitions: Collection[Partition], *, max_records: int = _MAX_RECORDS
 ) -> AsyncIterator[list[LogRecord]]:
     """Yield the committed records of *partitions* from the beginning up to the end that they have now.
 
@@ -40,6 +41,28 @@ async def read_to_end(
         await reader.assign(begin)
         async for batch in _up_to(reader, ends, max_records):
             yield batch
+
+
+async def scan_to_end(broker: Broker, source: Partition) -> AsyncIterator[Sequence[SkimmedRecord]]:
+    """Yield the committed records of a partition as `read_to_end` does, with values, for who reads very many at once.
+
+    Batches are scanned as long as the log gives them at once; where it does not, a reader knows what to do about it.
+    """
+    begins, ends = await broker.admin.begin_offsets([source]), await broker.admin.end_offsets([source])
+    position, end = begins[source], ends[source]
+    while position < end:
+        found = (await broker.admin.scan({source: position})).get(source)
+        if found is None or found.position <= position:
+            break
+        position = found.position
+        if wanted := found.records if position <= end else [record for record in found.records if record[0] < end]:
+            yield wanted
+    else:
+        return
+    async with broker.reader() as reader:
+        await reader.assign({source: position})
+        async for batch in _up_to(reader, {source: end}, _MAX_RECORDS):
+            yield [(record.offset, record.timestamp_ms, record.key, record.value) for record in batch]
 
 
 class Table:

@@ -16,7 +16,7 @@ import structlog
 from streams.broker.dead_letters import dead_letter
 from streams.broker.open_transactions import check_nothing_open
 from streams.broker.port import Broker, LogRecord, Message, Partition, Reader, Ring
-from streams.broker.table import read_to_end
+from streams.broker.table import scan_to_end
 from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fenced, InvalidInput, StreamsError
 from streams.records import encode, headers
 from streams.records.journal import Cursor
@@ -150,10 +150,10 @@ class ShardProcessor:
         started = time.perf_counter()
         keeper, now = self.keeper, self._now()
         restored = Restored(flushed_offset=await keeper.flushed_now(), room_bytes=keeper.room_bytes, now=now)
-        for kind in ("journal", "state-deltas"):
+        for kind, take in (("journal", restored.take_journal), ("state-deltas", restored.take_state)):
             source = Partition(self._catalogue.name(kind), self.partition)
-            async for batch in read_to_end(self._broker, [source]):
-                restored.take(batch, journal=kind == "journal")
+            async for batch in scan_to_end(self._broker, source):
+                take(batch)
         cursor = restored.into(self.engine, self._now())
         keeper.restored(restored.end_offset)
         self.positions = dict(cursor.positions)

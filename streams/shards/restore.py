@@ -7,12 +7,12 @@ when somebody asks for it. State that the store has is kept only as far as there
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from streams.broker.port import LogRecord
-from streams.records import decode, decode_as
+from streams.broker.port import SkimmedRecord
+from streams.records import decode, decode_as, holds
 from streams.records.journal import (
     AppliedWrites,
     Cursor,
@@ -68,29 +68,32 @@ class Restored:
         self._left: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
 
-    def take(self, records: Iterable[LogRecord], *, journal: bool) -> None:
+    def take_journal(self, records: Sequence[SkimmedRecord]) -> None:
         """Keep the latest of each key; a tombstone forgets it."""
+        self.records += len(records)
         latest = self.journal
-        for record in records:
-            self.records += 1
-            assert record.key is not None
-            if not journal:
-                self._take_state(record, record.key)
-            elif record.value is None:
-                latest.pop(record.key, None)
-            else:
-                # Anew, so that the dictionary is in the order of the latest writes: markers expire in that order.
-                latest.pop(record.key, None)
-                latest[record.key] = record.value
+        for _, _, key, value in records:
+            assert key is not None
+            # Anew, so that the dictionary is in the order of the latest writes: markers expire in that order.
+            latest.pop(key, None)
+            if value is not None:
+                latest[key] = value
 
-    def _take_state(self, record: LogRecord, key: bytes) -> None:
-        self.end_offset = record.offset + 1
-        if (old := self.state.pop(key, None)) is not None:
-            self._bytes -= _size(key, old.data)
-        if record.value is None:
-            return
-        self.state[key] = Kept(record.offset, record.timestamp_ms, record.value)
-        self._bytes += _size(key, record.value)
+    def take_state(self, records: Sequence[SkimmedRecord]) -> None:
+        """Keep the latest of each key, as far as there is room; a tombstone forgets it."""
+        self.records += len(records)
+        for offset, timestamp_ms, key, value in records:
+            assert key is not None
+            if (old := self.state.pop(key, None)) is not None:
+                self._bytes -= _size(key, old.data)
+            if value is not None:
+                self.state[key] = Kept(offset, timestamp_ms, value)
+                self._bytes += _size(key, value)
+                self._make_room()
+        if records:
+            self.end_offset = records[-1][0] + 1
+
+    def _make_room(self) -> None:
         while self._room_bytes is not None and self._bytes > self._room_bytes:
             key, oldest = next(iter(self.state.items()))
             if oldest.offset >= self._flushed_offset:
@@ -134,10 +137,13 @@ class Restored:
         chunks: dict[str, dict[tuple[int, int], JournalChunk]] = defaultdict(dict)
         deferred: dict[bytes, Deferred] = {}
         for key, data in self.journal.items():
+            if holds(Marker, data):  # most are
+                engine.markers.put(key.decode(), data)
+                continue
             record = decode(data)
             match record:
-                case Marker():
-                    engine.markers.put(key.decode(), record)
+                case Marker():  # of an older version
+                    engine.markers.put(key.decode(), data)
                 case JournalEntry():
                     entries[key.decode()] = record
                 case JournalChunk():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streams.broker.port import LogRecord
+from streams.broker.port import SkimmedRecord
 from streams.records import encode
 from streams.records.journal import Cursor
 from streams.shards.effects import Write
@@ -42,8 +42,8 @@ class KeptJournal:
     def restore(self, engine: Engine, now: float) -> None:
         """Fill a new engine, as the next owner of the shard does."""
         restored = Restored()
-        restored.take(_records(self.latest), journal=True)
-        restored.take(_records(self._state), journal=False)
+        restored.take_journal(_records(self.latest))
+        restored.take_state(_records(self._state))
         restored.into(engine, now)
 
     @staticmethod
@@ -53,5 +53,5 @@ class KeptJournal:
             latest[key] = value
 
 
-def _records(latest: dict[bytes, bytes]) -> list[LogRecord]:
-    return [LogRecord("", 0, offset, 0, key, value) for offset, (key, value) in enumerate(latest.items())]
+def _records(latest: dict[bytes, bytes]) -> list[SkimmedRecord]:
+    return [(offset, 0, key, value) for offset, (key, value) in enumerate(latest.items())]

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from streams.broker import Broker, Committed, LogRecord, Message, Partition, Reader, TopicSpec, partition_for
-from streams.broker.port import SkimmedRecord
-from streams.broker.table import Table, read_to_end
+from streams.broker.port import Skimmed, SkimmedRecord
+from streams.broker.table import Table, read_to_end, scan_to_end
 from streams.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -252,6 +252,34 @@ class TestProducerAndReader:
         assert [(r[0], r[2]) for r in found[second]] == [(n, b"b/%d" % n) for n in range(5, 2_000)]
         assert await broker.admin.skim({}) == {}
         assert await broker.admin.skim({first: 99}) == {}
+        await ring.close()
+
+    async def test_scanning_gives_what_is_committed_before_the_end_with_its_values(
+        self, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        topic = await new_topic(broker)
+        (source,) = all_of(topic, 1)
+        ring = broker.ring(ring_name())
+        await ring.start()
+        await ring.transact([Message(topic, b"a/%d" % n, b"v" * 2_000, 0) for n in range(1_000)])
+        await ring.transact([Message(topic, b"a/0", None, 0)])
+
+        async def scanned() -> list[SkimmedRecord]:
+            return [record async for batch in scan_to_end(broker, source) for record in batch]
+
+        found = await scanned()
+        assert [(r[0], r[2], r[3]) for r in found[:1_000]] == [(n, b"a/%d" % n, b"v" * 2_000) for n in range(1_000)]
+        assert [(r[0], r[2], r[3]) for r in found[1_000:]] == [(1_001, b"a/0", None)]
+        assert found[0][1] == (await broker.admin.stamps_at({source: 0}))[source]
+        assert await broker.admin.scan({}) == {}
+        assert await broker.admin.scan({source: 99_999}) == {}
+
+        async def nothing(_: object) -> dict[Partition, Skimmed]:
+            return {}
+
+        with monkeypatch.context() as patched:
+            patched.setattr(broker.admin, "scan", nothing)
+            assert await scanned() == found
         await ring.close()
 
     async def test_a_message_without_key_and_partition_is_refused(self, broker: Broker) -> None:

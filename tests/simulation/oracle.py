@@ -220,9 +220,10 @@ class Oracle:
 
 def _restore(world: World, app: App, number: int) -> Engine:
     restored = Restored()
-    for kind in ("journal", "state-deltas"):
+    for kind, take in (("journal", restored.take_journal), ("state-deltas", restored.take_state)):
         log = world.log.partitions(world.catalogue.name(kind))[number]
-        restored.take(log.read(log.begin, 2**62, "read_committed")[0], journal=kind == "journal")
+        records = log.read(log.begin, 2**62, "read_committed")[0]
+        take([(record.offset, record.timestamp_ms, record.key, record.value) for record in records])
     engine = Engine(
         app,
         partition=number,

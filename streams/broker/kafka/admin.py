@@ -135,6 +135,14 @@ class KafkaAdmin:
         async with self._connection.bounded("skimming records"):
             return await skim(asker._client, positions, header)
 
+    async def scan(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, with their values."""
+        if not positions:
+            return {}
+        asker = await self._asker("read_committed", {p.topic for p in positions})
+        async with self._connection.bounded("scanning records"):
+            return await skim(asker._client, positions, None)
+
     async def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Delete the records below the given offsets."""
         if not before:

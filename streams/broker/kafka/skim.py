@@ -1,4 +1,4 @@
-"""Records without their values, straight from fetched batches: for meters that look at every record and keep little.
+"""Records straight from fetched batches, for those that look at every one: meters, which need no value, and restores.
 
 A consumer makes two objects of each record before anybody sees it, which is most of what reading a small record costs.
 Here batches are walked as they came (aiokafka's C decoder, and its handling of aborted transactions), and each record
@@ -28,11 +28,18 @@ _memory_records: Any = MemoryRecords
 _partition_records: Any = PartitionRecords
 
 
-class _Skimming(_partition_records):  # type: ignore[misc]
+class _Scanning(_partition_records):  # type: ignore[misc]
     """aiokafka's walk over batches and aborted transactions, with tuples in place of its record objects.
 
     A tuple holds nothing that the garbage collector has to look at: with all headers kept, that was most of the time.
     """
+
+    def _consumer_record(self, _tp: Any, record: Any) -> SkimmedRecord:
+        return record.offset, record.timestamp, record.key, record.value
+
+
+class _Skimming(_Scanning):
+    """The same, with one header in place of the value."""
 
     def __init__(self, header: str, *batches: Any) -> None:
         super().__init__(*batches)
@@ -45,11 +52,12 @@ class _Skimming(_partition_records):  # type: ignore[misc]
         return record.offset, record.timestamp, record.key, None
 
 
-async def skim(client: Any, positions: Mapping[Partition, int], header: str) -> dict[Partition, Skimmed]:
-    """Return committed records from each position on; see `streams.broker.port.Admin.skim`.
+async def skim(client: Any, positions: Mapping[Partition, int], header: str | None) -> dict[Partition, Skimmed]:
+    """Return committed records from each position on; see `streams.broker.port.Admin`.
 
     Args:
         client: aiokafka's client, which knows the topics already.
+        header: Returned with each record in place of its value; None for the value.
 
     Raises:
         KafkaError: A broker cannot be reached.
@@ -74,8 +82,12 @@ async def skim(client: Any, positions: Mapping[Partition, int], header: str) -> 
     return found
 
 
-def _walk(partition: Partition, position: int, data: bytes | None, aborted: Any, header: str) -> Skimmed:
+def _walk(partition: Partition, position: int, data: bytes | None, aborted: Any, header: str | None) -> Skimmed:
     source, records = TopicPartition(*partition), _memory_records(data or b"")
-    batches = _Skimming(header, source, records, aborted, position, None, None, False, READ_COMMITTED)
+    batches: Any
+    if header is None:
+        batches = _Scanning(source, records, aborted, position, None, None, True, READ_COMMITTED)
+    else:
+        batches = _Skimming(header, source, records, aborted, position, None, None, False, READ_COMMITTED)
     found = list(batches)
     return Skimmed(int(batches.next_fetch_offset), found)

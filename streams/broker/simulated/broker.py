@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Self
 
-from streams.broker.port import Committed, Isolation, Message, Partition, Skimmed, TopicSpec
+from streams.broker.port import Committed, Isolation, LogRecord, Message, Partition, Skimmed, TopicSpec
 from streams.broker.ring import OrderedRing
 from streams.broker.simulated.link import ADDRESS, Link
 from streams.broker.simulated.log import SimulatedLog
@@ -137,19 +137,25 @@ class SimulatedAdmin:
 
     async def skim(self, positions: Mapping[Partition, int], header: str = "") -> dict[Partition, Skimmed]:
         """Return committed records from each position on, without their values."""
+        return await self._look("skimming records", positions, lambda record: dict(record.headers).get(header))
 
+    async def scan(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
+        """Return committed records from each position on, with their values."""
+        return await self._look("scanning records", positions, lambda record: record.value)
+
+    async def _look(
+        self, doing: str, positions: Mapping[Partition, int], wanted: Callable[[LogRecord], bytes | None]
+    ) -> dict[Partition, Skimmed]:
         def look() -> dict[Partition, Skimmed]:
             found = {}
             for partition, position in positions.items():
                 source = self._log.partition(partition)
                 if source.begin <= position <= source.end:
                     records, after = source.read(position, _SKIM_RECORDS, "read_committed")
-                    found[partition] = Skimmed(
-                        after, [(r.offset, r.timestamp_ms, r.key, dict(r.headers).get(header)) for r in records]
-                    )
+                    found[partition] = Skimmed(after, [(r.offset, r.timestamp_ms, r.key, wanted(r)) for r in records])
             return found
 
-        return await self._link.request("skimming records", look)
+        return await self._link.request(doing, look)
 
     async def group_offsets(self, group: str, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Committed offsets of *group*."""

@@ -6,7 +6,6 @@ import orjson
 from pydantic import BaseModel
 
 from streams import App, Context, Log
-from streams.broker.port import LogRecord
 from streams.records import decode_as
 from streams.records.ids import shared_id
 from streams.records.signals import Answer, Cancel, SharedRequest, StateRead, StatusQuery
@@ -328,10 +327,7 @@ def test_the_next_owner_holds_the_store_to_what_it_had_too():
     written = shard.engine.sequence
     state = [write for write in shard.writes if write.kind == "state-deltas"]
     restored = Restored(flushed_offset=100, room_bytes=1, now=shard.now)
-    restored.take(
-        [LogRecord("", 0, n, int(shard.now * 1000), write.key, write.value) for n, write in enumerate(state)],
-        journal=False,
-    )
+    restored.take_state([(n, int(shard.now * 1000), write.key, write.value) for n, write in enumerate(state)])
     engine = Engine(app, partition=0, partition_of=lambda _: 0)
     restored.into(engine, shard.now)
     assert len(engine.state) == 0
