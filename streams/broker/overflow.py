@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from streams.broker.parked import Parked
 from streams.broker.port import Broker, LogRecord, Message, Partition, Reader
@@ -176,4 +175,4 @@ class OverflowLane:
 
 def as_it_was(record: LogRecord) -> LogRecord:
     """Return a moved call with the headers that it had before."""
-    return replace(record, headers=tuple(h for h in record.headers if h[0] not in (LOT, ORIGIN)))
+    return record._replace(headers=tuple(h for h in record.headers if h[0] not in (LOT, ORIGIN)))

@@ -176,7 +176,7 @@ def test_a_dead_letter_is_listed_shown_and_sent_again_as_it_was(on: Ask, catalog
     on(create(catalogue))
     source, letters = catalogue.name("invocations"), catalogue.name("dead-letters")
     aside = LogRecord(source, 1, 41, 1_000, b"greet/bob", b"\0garbage\xff", (("traceparent", b"00-1"), ("x", b"\xff")))
-    moved = replace(aside, topic=catalogue.name("state-deltas"))
+    moved = aside._replace(topic=catalogue.name("state-deltas"))
     on(send(*(dead_letter_message(letters, record, CodecError("no record"), "shard 1") for record in (aside, moved))))
 
     listed = orjson.loads(call("dead-letters", "list", "--topic", "invocations", "--json").stdout)
