@@ -21,6 +21,7 @@ StreamsError
 │   ├── CommitAmbiguous                a commit whose outcome is unknown
 │   ├── OwnershipLost                  the group has moved on without this member
 │   ├── PositionOutOfRange             a position that is outside the log
+│   ├── RestoreTooSlow                 a shard that took longer to read than its topic keeps tombstones
 │   ├── RecordTooLarge                 over the topic's max.message.bytes
 │   └── TopicError                     a topic that is missing, refused, or differs from the catalogue
 ├── StoreError                         Postgres
@@ -175,6 +176,17 @@ class OwnershipLost(BrokerError):
 
 class PositionOutOfRange(BrokerError):
     """A position is outside the log: retention has passed it, or it is beyond the end."""
+
+
+class RestoreTooSlow(BrokerError):
+    """A shard was not read within the time for which its topic keeps tombstones; see `Catalogue.tombstones_s`."""
+
+    def __init__(self, topic: str, partition: int, records: int, limit_s: float) -> None:
+        super().__init__(
+            f"shard {partition} was not restored: {records:,} records were read, the end of {topic} was not reached "
+            f"within {limit_s:.0f} s (its delete.retention.ms), so that deletes may be missing; start more processes, "
+            "so that each owns fewer shards"
+        )
 
 
 class RecordTooLarge(BrokerError):

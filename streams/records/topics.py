@@ -14,11 +14,12 @@ from typing import Literal
 from streams.errors import ConfigurationError
 
 Role = Literal["clients", "shards", "tools", "llm", "memory", "control", "operators"]
-Retention = Literal["work", "history", "short", "long", "compact", "compact-long", "compact-eager"]
+Retention = Literal["work", "history", "short", "long", "compact", "compact-long", "compact-eager", "compact-journal"]
 Spread = Literal["agents", "fleet", "single"]
 
 SHORT_MS = 3_600_000
 LONG_MS = 90 * 86_400_000
+JOURNAL_TOMBSTONES_MS = 120_000
 CONTROL_PARTITIONS = 4
 PAYLOAD_OVERHEAD_BYTES = 131_072
 DEAD_LETTER_EXTRA_BYTES = 65_536
@@ -32,8 +33,9 @@ class TopicKind:
         key: What the record key is, in words.
         retention: `work` has no time limit (its reader deletes what it no longer needs); `history` keeps the
             configured history; `short` an hour; `long` 90 days; `compact` the latest value of each key;
-            `compact-long` likewise, for 90 days after it was written; `compact-eager` likewise with small segments, because an active segment is never compacted and a restore
-            reads all of it.
+            `compact-long` likewise, for 90 days after it was written; `compact-eager` likewise with small segments,
+            because an active segment is never compacted and a restore reads all of it; `compact-journal` likewise, and
+            tombstones stay for two minutes only.
         spread: `agents`: as many partitions as the namespace has shards; `fleet`: a few; `single`: one.
         lanes: Further topics `<name>.<lane>` may be made, so that one backlog does not stand in another's way.
     """
@@ -65,7 +67,7 @@ KINDS: Mapping[str, TopicKind] = {
         TopicKind("answers", "client", "short", ("shards",), ("clients", "operators"), spread="fleet"),
         TopicKind("results", "agent ID", "history", ("shards",), ("clients", "memory", "control"), size="journal"),
         TopicKind("state-deltas", "agent ID + record", "compact-eager", ("shards",), ("shards", "memory", "clients", "control")),
-        TopicKind("journal", "invocation, chunk or cursor", "compact-eager", ("shards",), ("shards",), size="journal"),
+        TopicKind("journal", "invocation, chunk or cursor", "compact-journal", ("shards",), ("shards",), size="journal"),
         TopicKind("owners", "none", "short", (), ("shards", "tools", "llm", "memory")),
         TopicKind("breakers", "dependency", "compact", ("control",), ("shards", "tools", "llm", "memory", "control", "clients"), "fleet"),
         TopicKind("outcomes", "dependency", "short", ("tools", "llm", "memory", "shards", "operators"), ("control",), "fleet"),
@@ -144,6 +146,14 @@ class Catalogue:
         journal = 2 * self.max_payload_bytes + 2 * PAYLOAD_OVERHEAD_BYTES
         return {"payload": plain, "journal": journal, "dead-letter": journal + DEAD_LETTER_EXTRA_BYTES}[kind.size]
 
+    def tombstones_s(self, name: str) -> float:
+        """Return for how many seconds an eagerly compacted topic keeps tombstones.
+
+        Who reads it from its beginning has to be at its end by then: compaction may take away a tombstone that would
+        have deleted what was read before.
+        """
+        return int(self._config(KINDS[name])["delete.retention.ms"]) / 1000
+
     def _plan(self, kind: TopicKind, lane: str) -> TopicPlan:
         counts = {"agents": self.partitions, "fleet": min(self.partitions, CONTROL_PARTITIONS), "single": 1}
         return TopicPlan(self.name(kind.name, lane), kind, counts[kind.spread], self._config(kind))
@@ -155,14 +165,16 @@ class Catalogue:
                 config |= {"cleanup.policy": "compact"}
             case "compact-long":
                 config |= {"cleanup.policy": "compact,delete", "retention.ms": str(LONG_MS)}
-            case "compact-eager":
+            case "compact-eager" | "compact-journal":
+                # A restore reads tombstones too; a day of them, Kafka's default, would be most of what it reads. Each
+                # invocation leaves one in the journal, so that even an hour of them was half of it under full load.
+                tombstones_ms = SHORT_MS if kind.retention == "compact-eager" else JOURNAL_TOMBSTONES_MS
                 config |= {
                     "cleanup.policy": "compact",
                     "segment.bytes": str(16 * 1024 * 1024),
                     "min.cleanable.dirty.ratio": "0.1",
                     "max.compaction.lag.ms": "60000",
-                    # A restore reads tombstones too; a day of them, Kafka's default, would be most of what it reads.
-                    "delete.retention.ms": str(SHORT_MS),
+                    "delete.retention.ms": str(tombstones_ms),
                 }
             case "work":
                 config |= {"cleanup.policy": "delete", "retention.ms": "-1"}

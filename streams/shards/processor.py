@@ -17,7 +17,15 @@ from streams.broker.dead_letters import dead_letter
 from streams.broker.open_transactions import check_nothing_open
 from streams.broker.port import Broker, LogRecord, Message, Partition, Reader, Ring
 from streams.broker.table import scan_to_end
-from streams.errors import BrokerUnavailable, CodecError, CommitAmbiguous, Fenced, InvalidInput, StreamsError
+from streams.errors import (
+    BrokerUnavailable,
+    CodecError,
+    CommitAmbiguous,
+    Fenced,
+    InvalidInput,
+    RestoreTooSlow,
+    StreamsError,
+)
 from streams.records import encode, headers
 from streams.records.journal import Cursor
 from streams.records.topics import SHARD_INPUTS, Catalogue
@@ -152,8 +160,13 @@ class ShardProcessor:
         restored = Restored(flushed_offset=await keeper.flushed_now(), room_bytes=keeper.room_bytes, now=now)
         for kind, take in (("journal", restored.take_journal), ("state-deltas", restored.take_state)):
             source = Partition(self._catalogue.name(kind), self.partition)
-            async for batch in scan_to_end(self._broker, source):
-                take(batch)
+            limit_s = self._catalogue.tombstones_s(kind)
+            try:
+                async with asyncio.timeout(limit_s):
+                    async for batch in scan_to_end(self._broker, source):
+                        take(batch)
+            except TimeoutError:
+                raise RestoreTooSlow(source.topic, self.partition, restored.records, limit_s) from None
         cursor = restored.into(self.engine, self._now())
         keeper.restored(restored.end_offset)
         self.positions = dict(cursor.positions)
