@@ -33,6 +33,59 @@ class LimitExceeded(RuntimeError):
     """More virtual time or more steps than allowed: something goes round in circles."""
 
 
+class _Handle(events.Handle):
+    """A handle without what debugging asks of it: half of what a step costs is making and running these."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class _Timer(events.TimerHandle):
+    """Likewise, of a callback that is due at a time."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        """Never run it; one that has run, which every `asyncio.sleep` cancels, costs the loop nothing more."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop._timer_handle_cancelled(self)  # type: ignore[attr-defined]
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """See the module. It has no network, no threads and no signals.
 
@@ -68,7 +121,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._root = Process("root")
         # Processes that have callbacks ready. A frozen one is taken out when its turn comes.
         self._active: list[Process] = []
-        self._timers: list[asyncio.TimerHandle] = []
+        # With when they are due and a number, so that the heap compares tuples and of two at once the first goes first.
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._timer_numbers = count()
         self._cancelled_timers = 0
         self._numbers = count(1)
         self._processes: dict[Process, None] = {}
@@ -82,7 +137,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Run *callback* in its turn."""
-        handle = events.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._enqueue(handle)
         return handle
 
@@ -102,9 +157,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Run *callback* at the virtual time *when*."""
-        timer = events.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
         return timer
 
     def create_task(  # type: ignore[override]
@@ -147,13 +201,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._bury(sorted(asyncio.all_tasks(self), key=hash))
             self.close()
 
-    def _enqueue(self, handle: asyncio.Handle) -> None:
-        process = handle._context.get(current_process)  # type: ignore[attr-defined]
-        if process is None:
-            process = self._root
-        elif process.dead:
-            return
-        if self._burying:
+    def _enqueue(self, handle: _Handle | _Timer) -> None:
+        process = handle._context.get(current_process, None) or self._root
+        if process.dead or self._burying:
             return
         handles = process.handles
         if not handles:
@@ -163,7 +213,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         active, timers, draw = self._active, self._timers, self.random.random
         while not self._stopping:  # type: ignore[attr-defined]
-            if timers and timers[0].when() <= self._now:
+            if timers and timers[0][0] <= self._now:
                 self._ring()
             if not active:
                 self._jump()
@@ -181,14 +231,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not handles:
                 active[index] = active[-1]
                 active.pop()
-            if handle.cancelled():
+            if handle._cancelled:
                 continue
             self.steps += 1
             if self.steps > self._max_steps:
                 raise LimitExceeded(f"more than {self._max_steps} steps (seed {self.seed}, at {self._now:.3f} s)")
-            self._now += self._step_s
-            self.fingerprint = (self.fingerprint * 1_000_003 + among * 31 + index + hash(self._now)) & 0xFFFF_FFFF_FFFF
-            handle._run()
+            self._now = now = self._now + self._step_s
+            self.fingerprint = (self.fingerprint * 1_000_003 + among * 31 + index + hash(now)) & 0xFFFF_FFFF_FFFF
+            try:
+                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                what = f"Exception in callback {handle._callback!r}"  # type: ignore[attr-defined]
+                self.call_exception_handler({"message": what, "exception": error, "handle": handle})
             if process.fuse > 0:
                 process.fuse -= 1
                 if process.fuse == 0:
@@ -214,43 +270,43 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Let time pass until the next timer."""
         timers = self._timers
         while timers:
-            timer = timers[0]
-            process = timer._context.get(current_process)  # type: ignore[attr-defined]
-            if not timer.cancelled() and (process is None or not process.dead):
+            timer = timers[0][2]
+            process = timer._context.get(current_process)
+            if not timer._cancelled and (process is None or not process.dead):
                 break
-            self._forget(heapq.heappop(timers))
+            self._forget(heapq.heappop(timers)[2])
         if not timers:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise Deadlock(
                 f"nothing is ready and no timer is set at {self._now:.3f} s (seed {self.seed}, {self.steps} steps); "
                 f"{len(waiting)} tasks wait: {', '.join(waiting[:20])}"
             )
-        self._now = max(self._now, timers[0].when())
+        self._now = max(self._now, timers[0][0])
         if self._now > self._max_time_s:
             raise LimitExceeded(f"more than {self._max_time_s:g} virtual seconds (seed {self.seed})")
 
     def _ring(self) -> None:
         """Make the timers that are due ready."""
         timers, now = self._timers, self._now
-        while timers and timers[0].when() <= now:
-            timer = heapq.heappop(timers)
+        while timers and timers[0][0] <= now:
+            timer = heapq.heappop(timers)[2]
             self._forget(timer)
-            if not timer.cancelled():
+            if not timer._cancelled:
                 self._enqueue(timer)
 
-    def _forget(self, timer: asyncio.TimerHandle) -> None:
-        timer._scheduled = False  # type: ignore[attr-defined]
-        if timer.cancelled():
+    def _forget(self, timer: _Timer) -> None:
+        timer._scheduled = False
+        if timer._cancelled:
             self._cancelled_timers -= 1
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._cancelled_timers += 1
         if self._cancelled_timers > 100 and self._cancelled_timers * 2 > len(self._timers):
             # Most timers are timeouts that never ring. In place, because _run_once holds on to the list.
-            for timer in self._timers:
-                if timer.cancelled():
-                    timer._scheduled = False  # type: ignore[attr-defined]
-            self._timers[:] = [timer for timer in self._timers if not timer.cancelled()]
+            for _, _, timer in self._timers:
+                if timer._cancelled:
+                    timer._scheduled = False
+            self._timers[:] = [entry for entry in self._timers if not entry[2]._cancelled]
             heapq.heapify(self._timers)
             self._cancelled_timers = 0
 
