@@ -135,13 +135,13 @@ def _long(steps: int) -> tuple[int, float]:
 
 def _measure(agent: str, runs: int) -> Spent:
     """Run so many runs; agents of one batch are different ones, as most are in a shard under load."""
-    engine, spent, done = new_engine(), Spent(), 0
+    engine, spent = new_engine(), Spent()
     for start in range(0, runs, BATCH):
         batch = [invocation(agent, number) for number in range(start, min(runs, start + BATCH))]
-        for writes in drive(engine, batch, spent):
-            done += sum(write.kind == "results" for write in writes)
-    if done != runs:
-        raise AssertionError(f"{done} of {runs} runs ended")
+        for _ in drive(engine, batch, spent):
+            pass
+    if engine.counters.finished != {"succeeded": runs}:
+        raise AssertionError(f"of {runs} runs there ended {engine.counters.finished}")
     return spent
 
 
