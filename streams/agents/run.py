@@ -49,9 +49,9 @@ class FallbackSpec(StepSpec, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """A step that a handler asks for.
+    """A step that a handler asks for; nothing changes it. Made for each step, so that freezing it would count.
 
     Attributes:
         kind: `tool`, `llm`, `child`, `start-child`, `signal`, `shared`.

@@ -15,6 +15,7 @@ from streams.agents.run import current_run
 from streams.agents.signature import explain
 from streams.errors import ConfigurationError, HandlerError, InvalidInput, ModelRefused, named
 from streams.llm.messages import Message, Reply, Tokens, ToolRequest
+from streams.records.compiled import compile_maker
 from streams.records.journal import Completion
 from streams.tools.tool import Tool
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 SHOWN_CHARACTERS = 200
+_make_tokens = compile_maker(Tokens)
+_make_reply: Callable[..., Reply[Any]] = compile_maker(Reply)
 
 
 class Model:
@@ -119,9 +122,9 @@ class Model:
         return reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ChatSpec(Generic[T]):
-    """One `chat` as a step of its handler."""
+    """One `chat` as a step of its handler; nothing changes it. Made for each step, so that freezing it would count."""
 
     model: Model
     tools: dict[str, Tool[Any, Any]]
@@ -148,7 +151,7 @@ class ChatSpec(Generic[T]):
         if completion.status == "raised":
             raise named(completion.error_type)(completion.error_message)
         value = orjson.loads(completion.value or b"{}")
-        usage = Tokens(completion.input_tokens, completion.output_tokens, completion.cost)
+        usage = _make_tokens(completion.input_tokens, completion.output_tokens, completion.cost)
         calls = tuple(ToolRequest(**call) for call in value.get("tool_calls", ()))
         text = value.get("text", "")
         reason = value.get("finish_reason", "stop")
@@ -157,7 +160,9 @@ class ChatSpec(Generic[T]):
             text = text or (output if isinstance(output, str) else "")
         else:
             output, problem = self._parse(text, calls, reason)
-        return Reply(text, calls, usage, reason, completion.degraded, completion.cause, output, problem, self._run_tool)
+        return _make_reply(
+            text, calls, usage, reason, completion.degraded, completion.cause, output, problem, self._run_tool
+        )
 
     def _parse(self, text: str, calls: tuple[ToolRequest, ...], reason: str) -> tuple[Any, str]:
         if calls:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
@@ -21,12 +21,18 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from streams.errors import CodecError, UnknownSchema
 from streams.records import allotments, control, invocations, journal, signals, state, steps
 from streams.records.avro import schema_of
-from streams.records.compiled import compile_decoder, compile_encoder, compile_init
+from streams.records.compiled import (
+    compile_decoder,
+    compile_encoder,
+    compile_field_encoder,
+    compile_init,
+)
 from streams.records.payloads import PAYLOADS, PayloadCodec, Payloads
 
 MARKER = b"\xc3\x01"
 _HEAD_BYTES = 10
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 RECORDS: tuple[type[Any], ...] = tuple(
@@ -52,6 +58,15 @@ def encode(record: Any) -> bytes:
     if encoder is None:
         raise CodecError(f"{kind.__name__} is not a record; known are {_names()}")
     return encoder(record)
+
+
+def encoder_of(kind: Callable[P, Any]) -> Callable[P, bytes]:
+    """Return a function that takes the fields of a record of type *kind* and returns the record's encoding.
+
+    For records that are written and then forgotten: making one costs more than encoding it.
+    """
+    record = cast(type[Any], kind)
+    return compile_field_encoder(record, _HEADS[record], encode, sealing if record in PAYLOADS else _never)
 
 
 def decode(data: bytes) -> Any:
@@ -202,6 +217,10 @@ def open_value(value: bytes | None, context: str) -> bytes | None:
     """
     opened: bytes | None = value if _payloads is None else _payloads.open(value, context.encode())
     return opened
+
+
+def _never() -> bool:
+    return False
 
 
 def sealing() -> bool:

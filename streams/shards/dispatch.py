@@ -18,7 +18,8 @@ from streams.agents.run import Request
 from streams.breakers.refusal import Refusal
 from streams.errors import AgentDeadlock, BudgetExceeded, HandlerError, PayloadTooLarge
 from streams.llm.model import ChatSpec
-from streams.records import decode, decode_as, encode, headers
+from streams.records import decode, decode_as, encode, encoder_of, headers
+from streams.records.compiled import compile_maker
 from streams.records.ids import child_key, digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, KeptStep
@@ -31,6 +32,10 @@ from streams.tools.tool import Tool
 
 Admission = Callable[[str, float], "str | Refusal"]
 """Asks the replica of the breakers about a call now: the probe's stamp (empty for an ordinary call), or a refusal."""
+
+
+_make_completion = compile_maker(Completion)
+_encode_call, _encode_llm_request = encoder_of(ToolCall), encoder_of(LlmRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class Dispatcher:
             return fall_back(request, Failure(tool.dependency, "open", stamp.reason), now)
         if once:
             live.keep(KeptStep(live.incarnation, request.step, request.name, digest(request.payload)))
-        call = ToolCall(
+        call = _encode_call(
             invocation=live.id,
             incarnation=live.incarnation,
             step=request.step,
@@ -100,7 +105,7 @@ class Dispatcher:
         """Return the record that tells workers that nobody waits for a tool call any more."""
         tool: Tool[..., Any] = request.spec
         cancel = ToolCancel(live.id, live.incarnation, request.step, request.name)
-        return self._to_agent_topic("tool-calls", live, cancel, "tool-cancel", tool.lane)
+        return self._to_agent_topic("tool-calls", live, encode(cancel), "tool-cancel", tool.lane)
 
     def _from_kept(self, kept: KeptStep, request: Request, now: float) -> Completion | None:
         if kept.outcome is None:
@@ -115,7 +120,7 @@ class Dispatcher:
         run = live.run
         if run is not None and (problem := over_budget(run, agent.budget, request, self.limits.prices)) is not None:
             return raised(request, BudgetExceeded(problem), now)
-        asked = LlmRequest(
+        asked = _encode_llm_request(
             invocation=live.id,
             incarnation=live.incarnation,
             step=request.step,
@@ -172,9 +177,9 @@ class Dispatcher:
             headers.internal("invocation", child.traceparent),
         )
 
-    def _to_agent_topic(self, kind: str, live: Live, record: Any, name: str, lane: str) -> Write:
+    def _to_agent_topic(self, kind: str, live: Live, record: bytes, name: str, lane: str) -> Write:
         head = headers.internal(name, live.invocation.traceparent)
-        return Write(kind, live.agent_id.encode(), encode(record), self.partition, head, lane)
+        return Write(kind, live.agent_id.encode(), record, self.partition, head, lane)
 
 
 def take_signal(live: Live, request: Request, now: float) -> Completion | None:
@@ -225,7 +230,7 @@ def answered(request: Request, result: ToolResult | LlmResult, now: float, asked
             done = replace(done, **used)  # type: ignore[arg-type]
         return done
     llm = result if isinstance(result, LlmResult) else None
-    return Completion(
+    return _make_completion(
         step=request.step,
         kind=request.kind,
         name=request.name,

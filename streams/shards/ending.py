@@ -9,11 +9,13 @@ from typing import Any
 from streams.agents.agent import Agent
 from streams.agents.run import Run
 from streams.errors import HandlerError, InvalidInput, PayloadTooLarge
+from streams.records.compiled import compile_maker
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation, Result
 from streams.shards.live import Live
 
 MAX_MESSAGE_CHARS = 4_000
+_make_result = compile_maker(Result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def _cancelled(live: Live) -> BaseException:
 def _ended(live: Live, now: float, status: str, error: BaseException | None, value: bytes | None = None) -> Result:
     invocation, run = live.invocation, live.run
     known = type(error).__name__ if error is not None else ""
-    return Result(
+    return _make_result(
         agent=invocation.agent,
         key=invocation.key,
         idempotency_key=invocation.idempotency_key,

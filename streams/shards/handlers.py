@@ -16,6 +16,7 @@ from streams.agents.run import CANCEL, START, TIMER, Request, Run
 from streams.app import App
 from streams.errors import HandlerError, NonDeterminism, PayloadTooLarge, StreamsError
 from streams.records import decode_as
+from streams.records.compiled import compile_maker
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion
 from streams.records.state import StateDelta
@@ -30,6 +31,7 @@ from streams.shards.outbox import Outbox
 WORK = ("tool", "llm")
 MISSING_VERSION = "this process has no version"
 LOOK_AGAIN_S = 2.0
+_make_completion = compile_maker(Completion)
 
 
 class Desk(Protocol):
@@ -94,7 +96,7 @@ class Handlers:
             return
         live.run = self._new_run(live, agent)
         live.run.take_replayed()
-        self.give(live, Completion(0, START, live.invocation.agent, "ok", self.now, 0))
+        self.give(live, _make_completion(0, START, live.invocation.agent, "ok", self.now, 0))
         self.drive(live, agent)
 
     def forget(self, live: Live) -> None:
@@ -229,7 +231,7 @@ class Handlers:
             timer = run.loop.next_timer()
             if timer is None or timer[0] > self.now:
                 break
-            self.give(live, Completion(timer[1], TIMER, "", "ok", self.now, run.asked))
+            self.give(live, _make_completion(timer[1], TIMER, "", "ok", self.now, run.asked))
         if run is None or live.run is not run:
             return
         if run.finished:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from streams.agents.run import Run
 from streams.errors import CodecError
-from streams.records import decode_as, encode, holds
+from streams.records import decode_as, encode, encoder_of, holds
 from streams.records.ids import input_digest
 from streams.records.invocations import Invocation
 from streams.records.journal import Completion, JournalChunk, JournalEntry, KeptStep
@@ -22,6 +22,8 @@ INPUT_CHUNK, SNAPSHOT_CHUNK, HELD_CHUNK = -1, -2, -1_000_000
 """Numbers of chunks that are not completions; what needs several counts down from there."""
 
 LARGE_INPUT_BYTES = 4_096
+
+_encode_entry = encoder_of(JournalEntry)
 
 
 @dataclass(slots=True, eq=False)
@@ -127,9 +129,9 @@ class Live:
         """Return what tells this input from another one under the same ID."""
         return input_digest(self.invocation.input)
 
-    def entry(self) -> JournalEntry:
-        """Return the journal entry as of now."""
-        return JournalEntry(
+    def entry(self) -> bytes:
+        """Return the journal entry as of now, encoded."""
+        return _encode_entry(
             invocation=b"" if len(self.encoded) > LARGE_INPUT_BYTES else self.encoded,
             incarnation=self.incarnation,
             phase=self.phase,
@@ -173,7 +175,7 @@ class Live:
         for number in range(max(self.held_first, self.held_written[1]), last):
             yield self._chunk(HELD_CHUNK - number, (self.held[number - self.held_first],))
         self.held_written = (self.held_first, last)
-        yield self.id.encode(), encode(self.entry())
+        yield self.id.encode(), self.entry()
 
     def chunk_keys(self) -> Iterator[bytes]:
         """Yield the keys that its end must tombstone."""

@@ -16,11 +16,14 @@ from streams.agents.outcome import Failure, Outcome
 from streams.agents.run import current_run
 from streams.agents.signature import CallArguments, purpose
 from streams.errors import ConfigurationError, HandlerError, InvalidInput
+from streams.records.compiled import compile_maker
 from streams.records.journal import Completion
 from streams.records.steps import Effect
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_make_outcome = compile_maker(Outcome)
 
 inside_tool: ContextVar[str] = ContextVar("inside_tool", default="")
 """Name of the tool that is being run by a worker in this context."""
@@ -138,7 +141,7 @@ class Tool(Generic[P, R]):
         if completion.status == "invalid":
             raise InvalidInput(completion.error_message)
         value = self.returns.validate_json(completion.value or b"null") if completion.value != b"null" else None
-        return Outcome(value, completion.degraded, completion.cause, completion.attempts, completion.elapsed_s)  # type: ignore[arg-type]
+        return _make_outcome(value, completion.degraded, completion.cause, completion.attempts, completion.elapsed_s)  # type: ignore[arg-type]
 
     def _raise(self, completion: Completion) -> BaseException:
         kind = self._raised.get(completion.error_type)
