@@ -172,6 +172,8 @@ class ShardRole:
         while True:
             await asyncio.sleep(self._settings.flush_check_s)
             keepers = [p.keeper for p in self.processors.values() if p.ready.is_set()]
+            if not keepers:
+                continue
             try:
                 sources = [keeper.source for keeper in keepers]
                 found = await self._broker.admin.group_offsets(self._catalogue.flush_group, sources)
