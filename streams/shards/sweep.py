@@ -100,7 +100,8 @@ class Sweeper:
         """Sweep for ever; run it as a task."""
         while True:
             try:
-                await asyncio.wait_for(self._repair.wait(), self._every_s)
+                async with asyncio.timeout(self._every_s):  # not wait_for, which starts a task for each pass
+                    await self._repair.wait()
             except TimeoutError:
                 pass
             repairing = self._repair.is_set()
