@@ -60,7 +60,7 @@ class Gate:
         self._unknown = unknown
         self._signals: dict[str, BackpressureSignal] = {}
         self._warned: set[str] = set()
-        self._reopened: set[str] = set()
+        self._reopened_at_ms: dict[str, int] = {}
         self._ramps: dict[str, Ramp] = {}
         self.counts = GateCounts()
 
@@ -85,10 +85,10 @@ class Gate:
         self._signals[signal.lane] = signal
         self._warned.discard(signal.lane)
         if signal.level == "closed":
-            self._reopened.discard(signal.lane)
+            self._reopened_at_ms.pop(signal.lane, None)
             self._ramps.pop(signal.lane, None)
         elif known is not None and known.level == "closed":
-            self._reopened.add(signal.lane)
+            self._reopened_at_ms[signal.lane] = signal.at_ms
 
     def signal(self, lane: str, now_ms: int) -> BackpressureSignal | None:
         """Return the lane's signal while it holds."""
@@ -121,10 +121,11 @@ class Gate:
 
     def _pace(self, signal: BackpressureSignal, now_s: float) -> float:
         """Return the seconds for which a lane that has just opened has no room; 0.0 when it has."""
-        if signal.lane in self._reopened:
-            self._reopened.discard(signal.lane)
+        reopened_at_ms = self._reopened_at_ms.pop(signal.lane, None)
+        if reopened_at_ms is not None:
             start_per_s = max(1.0, signal.drain_per_s * _RAMP_SHARE)
-            self._ramps[signal.lane] = Ramp(start_per_s, _RAMP_DOUBLING_S, now_s)
+            # From when it opened: who reads of that later, as a client that has just started, is not in the crowd.
+            self._ramps[signal.lane] = Ramp(start_per_s, _RAMP_DOUBLING_S, min(now_s, reopened_at_ms / 1000))
         ramp = self._ramps.get(signal.lane)
         if ramp is None:
             return 0.0

@@ -99,6 +99,11 @@ def test_nobody_is_held_up_once_fewer_come_than_may():
     assert admitted(it, 12_000, 12_010) == 1_000
 
 
+def test_who_starts_long_after_a_lane_opened_is_not_held_up():
+    it, _ = gate(signal("closed"), replace(signal("open", at_ms=2_000), ttl_s=99.0))
+    assert admitted(it, 60_000, 60_010) == 1_000
+
+
 def test_a_lane_that_closes_again_while_it_is_entered_is_closed():
     it, _ = gate(signal("closed"), signal("slow", at_ms=2_000))
     assert it.check(LANE, "normal", 2_000) is None
