@@ -6,13 +6,16 @@ Parsed once, at the edge, into frozen objects. A name in the environment is `STR
 
 from __future__ import annotations
 
+import json
 import os
+import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsError as SourceError
 
 from streams.breakers.settings import BreakerSettings
 from streams.broker.kafka.settings import KafkaSettings
@@ -123,3 +126,18 @@ def load_settings(**overrides: Any) -> Settings:
         name = PREFIX + "__".join(str(part).upper() for part in first["loc"])
         # Without the value: it may be a password or a token.
         raise SettingsError(f"setting {name}: {first['msg']}") from None
+    except SourceError as error:
+        raise SettingsError(_not_json(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config or TOML_FILE} is not TOML: {error}") from None
+
+
+def _not_json(error: SourceError) -> str:
+    problem = error.__cause__
+    if not isinstance(problem, json.JSONDecodeError):
+        return str(error)
+    names = sorted(name for name, value in os.environ.items() if name.startswith(PREFIX) and value == problem.doc)
+    return (
+        f"setting {' or '.join(names)} is not JSON: {problem.msg} at character {problem.pos + 1}; write "
+        f'{{"name": ...}} or ["name", ...], or set it in {TOML_FILE}'
+    )

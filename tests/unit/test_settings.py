@@ -34,3 +34,17 @@ def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("STREAMS_CONFIG", "nowhere.toml")
     with pytest.raises(SettingsError, match=r"STREAMS_CONFIG names 'nowhere\.toml'"):
         load_settings()
+
+
+def test_json_that_cannot_be_read_is_named_without_being_quoted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STREAMS_LLM__POOLS", "{hush}")
+    with pytest.raises(SettingsError, match="setting STREAMS_LLM__POOLS is not JSON: .* at character 2;") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_a_settings_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    (tmp_path / "streams.toml").write_text("[llm.pools.fast\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"streams.toml is not TOML: .*line 1"):
+        load_settings()
