@@ -281,7 +281,7 @@ def _show(out: Any, pool: str, reports: list[dict[str, Any]]) -> None:
     shown = ("sent", "sent_again", "throttled", "unavailable", "interrupted")
     # A dispatcher of an earlier version does not tell all of them.
     counts = {name: sum(report["counts"].get(name, 0) for report in reports) for name in shown}
-    again = f" ({counts['sent_again']} of them again)" if counts["sent_again"] else ""
+    again = f" (at most {counts['sent_again']} of them again)" if counts["sent_again"] else ""
     interrupted = f", {counts['interrupted']} interrupted" if counts["interrupted"] else ""
     out.print(
         f"[bold]{pool}[/]  {held} held{oldest}; expected wait {wait}; "
@@ -317,10 +317,17 @@ def _keys(reports: list[dict[str, Any]], *, several: bool) -> Table:
             buckets = {bucket["quantity"]: bucket for bucket in key["buckets"]}
             row = [f"  {key['key_name']}", *([report["dispatcher"]] if several else [])]
             row += [_fill(buckets.get(quantity)) for quantity in quantities]
-            row.append(f"{key['running']}/{key['concurrency'] or '-'}")
-            row.append(f"[red]cools for {span(key['cools_for_s'])}[/]" if key["cools_for_s"] > 0 else "")
+            row.append(f"{key['running']}/{'-' if key['concurrency'] is None else key['concurrency']}")
+            row.append(_away(key))
             table.add_row(*row)
     return table
+
+
+def _away(key: dict[str, Any]) -> str:
+    """Return why a key is not used, empty while it is."""
+    if key.get("out_for_s", 0.0) > 0:  # a dispatcher of an earlier version does not tell
+        return f"[red]not accepted, tried again in {span(key['out_for_s'])}[/]"
+    return f"[red]cools for {span(key['cools_for_s'])}[/]" if key["cools_for_s"] > 0 else ""
 
 
 def _fill(bucket: dict[str, Any] | None) -> str:

@@ -23,9 +23,10 @@ def expected_wait_s(held: int, sample: Sequence[Usage], keys: Sequence[KeyStatus
         keys: What each key of the pool has left.
         mean_call_s: Seconds that a call takes.
     """
-    if not keys:
-        return math.inf
-    ahead = held + 1
+    usable = [key for key in keys if key.out_for_s <= 0]
+    if not usable:
+        return min((key.out_for_s for key in keys), default=math.inf)
+    keys, ahead = usable, held + 1
     wait = min(key.cools_for_s for key in keys)
     for quantity in {bucket.quantity for key in keys for bucket in key.buckets}:
         buckets = [bucket for key in keys for bucket in key.buckets if bucket.quantity == quantity]

@@ -1,6 +1,7 @@
 """What an operator is told about the wait: the scarcest limit decides."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,3 +59,9 @@ def test_a_key_without_the_limit_takes_what_the_others_cannot():
 def test_keys_that_cool_down_are_waited_for():
     assert expected_wait_s(0, [], [key(cools_for_s=7.0), key(cools_for_s=4.0)], 1.0) == 4.0
     assert expected_wait_s(0, [], [], 1.0) == math.inf
+
+
+def test_a_key_that_is_not_accepted_sends_nothing():
+    used, out = key(requests=60), replace(key(requests=60), out_for_s=300.0)
+    assert expected_wait_s(119, [], [used, out], 1.0) == pytest.approx(120.0)
+    assert expected_wait_s(0, [], [out], 1.0) == 300.0
