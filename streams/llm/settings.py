@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streams.errors import ConfigurationError
 from streams.llm.key_buckets import Follow
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+_ADDRESS = re.compile(r"https?://[^\s/]+")
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9]+")
 
 
@@ -91,6 +92,13 @@ class PoolSettings(BaseModel):
     connections: int = Field(default=500, ge=1, le=10_000)
     input_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     output_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @field_validator("base_url")
+    @classmethod
+    def _whole_address(cls, url: str | None) -> str | None:
+        if url is not None and not _ADDRESS.match(url):
+            raise ValueError("it must begin with http:// or https:// and a host, as http://localhost:8000/v1 does")
+        return url
 
     @model_validator(mode="after")
     def _function_with_its_provider(self) -> PoolSettings:

@@ -38,7 +38,7 @@ def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_json_that_cannot_be_read_is_named_without_being_quoted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STREAMS_LLM__POOLS", "{hush}")
-    with pytest.raises(SettingsError, match="setting STREAMS_LLM__POOLS is not JSON: .* at character 2;") as caught:
+    with pytest.raises(SettingsError, match=r"setting STREAMS_LLM__POOLS is not JSON: .* at character 2;") as caught:
         load_settings()
     assert "hush" not in str(caught.value)
 

@@ -77,6 +77,13 @@ def test_limits_of_zero_or_below_are_refused(field: str, value: float):
         PoolSettings.model_validate({"model": "m", field: value})
 
 
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "http:///v1", "", "ftp://host"])
+def test_an_address_that_cannot_be_called_is_refused_at_the_start(url: str):
+    with pytest.raises(ValidationError, match="must begin with http:// or https:// and a host"):
+        PoolSettings(model="m", base_url=url)
+    assert PoolSettings(model="m", base_url="http://[::1]:8000/v1").base_url
+
+
 def test_weights_of_zero_are_refused():
     with pytest.raises(ValidationError, match="tenant_weights"):
         LlmSettings(tenant_weights={"acme": 0})
