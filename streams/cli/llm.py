@@ -218,6 +218,7 @@ async def _change(aim: Target, subject: str, change: Limit | None) -> str:
             known = {name for report in here for name in (report["pool"], *(k["key_name"] for k in report["keys"]))}
             if known and not subject.startswith(TENANT) and subject not in known:
                 raise InvalidInput(f"no dispatcher has a pool or key {subject!r}; there are {', '.join(sorted(known))}")
+            unchecked = not known and not subject.startswith(TENANT)
         message = Message(
             aim.catalogue.name("limits"),
             subject.encode(),
@@ -229,7 +230,8 @@ async def _change(aim: Target, subject: str, change: Limit | None) -> str:
             await producer.send(message)
     if change is None:
         return "as configured again"
-    return ", ".join(f"{name} {value:g}" for name, value in changes_of(change).items())
+    said = ", ".join(f"{name} {value:g}" for name, value in changes_of(change).items())
+    return f"{said} (no dispatcher reports, so whether there is such a pool or key is not known)" if unchecked else said
 
 
 def _list(changes: dict[str, Limit], *, json: bool) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from streams.cli.dead_letters import problem_with
 from streams.cli.inspection import reasons
-from streams.cli.llm import _away, _keys
 from streams.cli.results import _line
 from streams.cli.shown import span
 from streams.cli.target import Target
@@ -98,25 +97,3 @@ def test_only_work_that_was_kept_is_sent_again(letter: DeadLetter, problem: str)
     found = problem_with(TARGET, letter, THERE)
     assert problem in found
     assert bool(found) == bool(problem)
-
-
-def key_report(**fields: Any) -> dict[str, Any]:
-    return {"key_name": "fast/1", "buckets": [], "running": 0, "concurrency": 2, "cools_for_s": 0.0} | fields
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({}, ""),
-        ({"cools_for_s": 3.0}, "[red]cools for 3.0 s[/]"),
-        ({"out_for_s": 291.0}, "[red]not accepted, tried again in 4 min 51 s[/]"),
-    ],
-)
-def test_a_key_that_is_not_used_says_why(fields: dict[str, Any], said: str) -> None:
-    assert _away(key_report(**fields)) == said
-
-
-@pytest.mark.parametrize(("concurrency", "calls"), [(2, "0/2"), (0, "0/0"), (None, "0/-")])
-def test_a_part_without_a_place_is_not_one_without_a_limit(concurrency: int | None, calls: str) -> None:
-    table = _keys([{"dispatcher": "llm-1", "keys": [key_report(concurrency=concurrency)]}], several=False)
-    assert list(table.columns[1].cells) == [calls]
