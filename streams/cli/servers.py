@@ -115,7 +115,7 @@ def _keep(options: ServerOptions) -> None:
 
 def _keep_in_background(options: ServerOptions) -> ServerAddresses:
     options.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "streams.cli.servers", "up", "--foreground", "--dir", str(options.folder)]
+    command = [sys.executable, "-m", "streams", "servers", "up", "--foreground", "--dir", str(options.folder)]
     command += ["--fresh"] * options.fresh + ["--fsync"] * options.fsync
     for name, port in (("--kafka-port", options.kafka_port), ("--postgres-port", options.postgres_port)):
         command += [name, str(port)] if port is not None else []
@@ -165,7 +165,3 @@ def _say(line: str) -> None:
 def _fail(message: str) -> None:
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()

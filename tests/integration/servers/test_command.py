@@ -22,7 +22,7 @@ from streams.errors import SettingsError
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "streams.cli.servers", *arguments, "--dir", str(folder)]
+    call = [sys.executable, "-m", "streams", "servers", *arguments, "--dir", str(folder)]
     return subprocess.run(call, capture_output=True, text=True, timeout=110)
 
 
@@ -36,6 +36,7 @@ def test_servers_stay_up_until_they_are_taken_down(folder: Path) -> None:
     up = command(folder, "up")
     assert up.returncode == 0, up.stderr
     assert "a power cut can cost" in up.stderr
+    assert "Warning" not in up.stderr
     settings = dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines())
     host, port = settings["STREAMS_KAFKA__BOOTSTRAP_SERVERS"].split(":")
     assert broker_answers(host, int(port))
