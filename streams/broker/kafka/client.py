@@ -178,7 +178,8 @@ class Connection:
 
     def translate(self, error: BaseException, doing: str) -> BrokerError:
         """Return the error of this package that *error* of aiokafka means, while *doing* something."""
-        name, text = type(error).__name__, str(error)
+        name = type(error).__name__
+        text = str(error).removeprefix(f"{name}: ")  # aiokafka's own begin with it
         if isinstance(error, _UNAVAILABLE):
             return self.unavailable(f"failed while {doing} ({name})")
         if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
