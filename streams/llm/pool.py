@@ -269,7 +269,7 @@ class Pool:
             self._why_down,
             keys,
             replace(self.counts),
-            expected_wait_s(len(scheduler), sample, keys, self.counts.mean_call_s),
+            math.inf if self._why_down else expected_wait_s(len(scheduler), sample, keys, self.counts.mean_call_s),
         )
 
     def stop(self) -> None:

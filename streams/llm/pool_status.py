@@ -43,7 +43,8 @@ class PoolStatus:
     Attributes:
         oldest_s: Age of the request that is held longest.
         down: Why the pool cannot answer, empty when it can.
-        expected_wait_s: How long a request that comes now will probably be held; infinite when nothing tells.
+        expected_wait_s: How long a request that comes now will probably be held; infinite when nothing tells,
+            and while the pool is down.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -192,6 +193,7 @@ async def test_an_outage_is_held_and_then_answered_as_failed():
         found = await world.ask(*(request_of(n) for n in range(100)))
         took_s = world.clock() - started
         assert "breaker" in role.status()[0].down
+        assert role.status()[0].expected_wait_s == math.inf
     assert {(result.status, result.cause) for result in found.values()} == {("failed", "outage")}
     assert "503: overloaded" in found["dispute/c1/i1"].error_message
     assert 25 < took_s < 45
