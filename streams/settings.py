@@ -125,7 +125,7 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors(include_url=False)[0]
         name = PREFIX + "__".join(str(part).upper() for part in first["loc"])
         # Without the value: it may be a password or a token.
-        raise SettingsError(f"setting {name}: {first['msg']}") from None
+        raise SettingsError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
     except SourceError as error:
         raise SettingsError(_not_json(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

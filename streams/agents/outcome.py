@@ -15,7 +15,8 @@ class Failure:
     Attributes:
         dependency: `tool:<name>` or `llm:<model>`.
         cause: `timeout`, `error`, `interrupted` (it may have happened), `expired`, `open` (breaker), `outage`,
-            `deadline`, `unencodable`, `throttled` (429), `cancelled` (before it began), `budget`.
+            `deadline`, `unencodable`, `throttled` (429), `cancelled` (before it began), `budget`, `too_large` (for the
+            limits of the model's keys).
         message: The error's words, empty where there are none.
         attempts: How often it was tried.
         elapsed_s: Seconds spent in the dependency.

@@ -24,7 +24,7 @@ class NeverFits(InvalidInput, ValueError):
     def __init__(self, what: str, amount: float, capacity: float) -> None:
         super().__init__(
             f"{amount:,.0f} {what} can never be taken at once, the bucket holds {capacity:,.0f}; "
-            "make the request smaller or raise the limit's burst"
+            "make the request smaller, or raise the limit or its burst"
         )
         self.amount = amount
         self.capacity = capacity

@@ -36,6 +36,12 @@ def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
+def test_what_a_check_of_ours_says_begins_the_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STREAMS_LLM__POOLS", '{"fast": {"model": "m", "base_url": "localhost:8000"}}')
+    with pytest.raises(SettingsError, match="setting STREAMS_LLM__POOLS__FAST__BASE_URL: it must begin"):
+        load_settings()
+
+
 def test_json_that_cannot_be_read_is_named_without_being_quoted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STREAMS_LLM__POOLS", "{hush}")
     with pytest.raises(SettingsError, match=r"setting STREAMS_LLM__POOLS is not JSON: .* at character 2;") as caught:

@@ -33,7 +33,7 @@ def test_an_amount_over_the_capacity_is_refused_with_the_bound():
     bucket = TokenBucket(100, 1, now=0, what="input tokens")
     with pytest.raises(NeverFits, match=r"1,000 input tokens can never be taken at once, the bucket holds 100"):
         bucket.ready_at(1000, 0)
-    with pytest.raises(ValueError, match="raise the limit's burst"):
+    with pytest.raises(ValueError, match="raise the limit or its burst"):
         bucket.reserve(1000, 0)
 
 
