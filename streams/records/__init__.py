@@ -4,6 +4,6 @@ Hands to every other room: the record classes, `encode` and `decode`, `Catalogue
 its errors.
 """
 
-from streams.records.codec import RECORDS, decode, decode_as, encode, encoder_of, holds
+from streams.records.codec import RECORDS, decode, decode_as, encode, encode_read, encoder_of, holds
 
-__all__ = ["RECORDS", "decode", "decode_as", "encode", "encoder_of", "holds"]
+__all__ = ["RECORDS", "decode", "decode_as", "encode", "encode_read", "encoder_of", "holds"]

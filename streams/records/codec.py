@@ -60,6 +60,15 @@ def encode(record: Any) -> bytes:
     return encoder(record)
 
 
+def encode_read(record: Any, raw: bytes) -> bytes:
+    """Return the encoding of a record read from *raw*: that itself, unless its schema is old or it is to be sealed.
+
+    Args:
+        raw: Empty where the record was made otherwise.
+    """
+    return raw if raw and _payloads is None and holds(type(record), raw) else encode(record)
+
+
 def encoder_of(kind: Callable[P, Any]) -> Callable[P, bytes]:
     """Return a function that takes the fields of a record of type *kind* and returns the record's encoding.
 

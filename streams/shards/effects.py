@@ -18,7 +18,7 @@ class Event(NamedTuple):
     Attributes:
         kind: Kind of topic that it came from.
         record: Decoded.
-        raw: Value as it was read, for forwarding.
+        raw: Value as it was read, of an invocation: it is journaled as it is. Empty where it was read otherwise.
     """
 
     kind: str

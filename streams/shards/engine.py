@@ -23,7 +23,7 @@ from streams.errors import (
     InvalidInput,
     PayloadTooLarge,
 )
-from streams.records import decode, decode_as, encode, headers
+from streams.records import decode, decode_as, encode, encode_read, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
 from streams.records.journal import Early, FlushMarks, Marker
@@ -163,9 +163,10 @@ class Engine:
         """
         self._set_time(now)
         for event in events:
-            if event.kind == "invocations" and self._forwarded(event):
-                continue
-            self.handle(event.record)
+            if event.kind != "invocations":
+                self.handle(event.record)
+            elif not self._forwarded(event):
+                self._on_invocation(event.record, event.raw)
         self._wake(wake)
         self._expire()
         self.shared_steps.flush()
@@ -260,13 +261,13 @@ class Engine:
         self.outbox.forward(invocation, right)
         return True
 
-    def _on_invocation(self, invocation: Invocation) -> None:
+    def _on_invocation(self, invocation: Invocation, raw: bytes = b"") -> None:
         if (live := self.live.get(invocation.id)) is not None:
             self._known(invocation, live.digest(), None)
         elif (marker := self.markers.get(invocation.id)) is not None:
             self._known(invocation, marker.input_digest, marker)
         else:
-            self._accept(invocation)
+            self._accept(invocation, raw)
 
     def _known(self, invocation: Invocation, known_digest: bytes, marker: Marker | None) -> None:
         if input_digest(invocation.input) != known_digest:
@@ -279,7 +280,7 @@ class Engine:
         else:
             self.counters.repeated += 1
 
-    def _accept(self, invocation: Invocation) -> None:
+    def _accept(self, invocation: Invocation, raw: bytes) -> None:
         try:
             agent = self._check(invocation)
         except Exception as error:  # what a user's validator or key function raises refuses its input, not the shard
@@ -296,7 +297,7 @@ class Engine:
             return
         self.accepted += 1
         self.counters.accepted += 1
-        live = Live(invocation, encode(invocation), self.accepted, version=agent.version)
+        live = Live(invocation, encode_read(invocation, raw), self.accepted, version=agent.version)
         self.live[live.id] = live
         live.wake_at_s = invocation.deadline_ms / 1000
         self.touch(live)

@@ -34,7 +34,7 @@ def to_event(kind: str, record: LogRecord) -> Event:
         raise CodecError("the record has no value")
     if kind == "invocations" and headers.is_json(record.headers):
         return Event(kind, invocation_from_json(record))
-    return Event(kind, decode(record.value))
+    return Event(kind, decode(record.value), record.value if kind == "invocations" else b"")
 
 
 def invocation_from_json(record: LogRecord) -> Invocation:

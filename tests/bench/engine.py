@@ -152,7 +152,7 @@ def drive(engine: Engine, arrived: list[bytes], spent: Spent) -> Iterator[list[W
     while arrived:
         now += 0.001
         started = time.thread_time()
-        events = [Event(kind, decode(data)) for data in arrived]
+        events = [Event(kind, decode(data), data if kind == "invocations" else b"") for data in arrived]
         decoded = time.thread_time()
         writes = engine.step(events, now)
         spent.decode_s += decoded - started

@@ -8,7 +8,7 @@ import pytest
 
 from streams.encryption import EncryptionSettings, protect_payloads
 from streams.errors import CodecError, ConfigurationError, SettingsError, UnknownSchema
-from streams.records import decode, encode
+from streams.records import decode, encode, encode_read
 from streams.records.codec import RECORDS, open_value, seal_value
 from streams.records.invocations import Invocation, Result
 from streams.records.payloads import PAYLOADS
@@ -53,6 +53,16 @@ def test_a_sealed_record_shows_nothing_and_comes_back_as_it_was(record):
     assert decode(sealed) == record
     assert decode(plain) == record
     assert encode(record) != sealed or b"Ada" not in plain
+
+
+def test_what_was_read_in_the_clear_is_sealed_where_it_is_written_again():
+    invocation = Invocation("a", "b", "c", SECRET, 0, 1)
+    clear = encode(invocation)
+    assert encode_read(invocation, clear) is clear
+    assert encode_read(invocation, b"") == clear
+    assert encode_read(invocation, b"\xc3\x01of-old--" + clear[10:]) == clear
+    protect_payloads(EncryptionSettings(keys={"k": NEW}))
+    assert b"Ada" not in encode_read(invocation, clear)
 
 
 def test_every_field_that_carries_bytes_of_users_is_sealed():
