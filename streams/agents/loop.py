@@ -16,7 +16,7 @@ import sys
 from asyncio import events, tasks
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from streams.errors import HandlerError, NotDurable
@@ -80,6 +80,27 @@ class HandlerTask(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self._number
+
+
+class HandlerHandle(asyncio.Handle):
+    """A handle without what debugging asks of it, which is half of what making one costs."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
 
 
 _AbstractLoop: Any = asyncio.AbstractEventLoop  # type checkers cannot see that the refusals below complete it
@@ -164,14 +185,15 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
 
         The owner must refuse further steps before.
         """
-        outer = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
-            for task in self._tasks:
-                if not task.done():
-                    _close(task.get_coro())
-        finally:
-            events._set_running_loop(outer)
+        if suspended := [task for task in self._tasks if not task.done()]:
+            outer = events._get_running_loop()
+            events._set_running_loop(self)
+            try:
+                for task in suspended:
+                    if not task.done():
+                        _close(task.get_coro())
+            finally:
+                events._set_running_loop(outer)
         self.main = None
         self._tasks.clear()
         self._ready.clear()
@@ -183,7 +205,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         return self.clock
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = HandlerHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 

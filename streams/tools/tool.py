@@ -13,7 +13,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from streams.agents.outcome import Failure, Outcome
-from streams.agents.run import current_run
+from streams.agents.run import Run, current_run
 from streams.agents.signature import CallArguments, purpose
 from streams.errors import ConfigurationError, HandlerError, InvalidInput
 from streams.records.compiled import compile_maker
@@ -90,8 +90,8 @@ class Tool(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call the tool; see the class."""
-        if current_run() is not None:
-            return self._value(args, kwargs)
+        if (run := current_run()) is not None:
+            return self._value(run, args, kwargs)
         if caller := inside_tool.get():
             raise ConfigurationError(
                 f"tool {caller!r} called tool {self.name!r}; a call between tools is not durable, "
@@ -126,9 +126,7 @@ class Tool(Generic[P, R]):
         outcome: Outcome[R] = await run.request("tool", self.name, self.arguments.encode(args, kwargs), self)
         return outcome
 
-    async def _value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        run = current_run()
-        assert run is not None
+    async def _value(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         outcome: Outcome[R] = await run.request("tool", self.name, self.arguments.encode(args, kwargs), self)
         return outcome.value
 
