@@ -226,7 +226,7 @@ class Run:
     def take_requests(self) -> list[Request]:
         """Return the requests made since the last call, without those already abandoned."""
         fresh, self._fresh = self._fresh, []
-        return [request for request in fresh if not request.abandoned]
+        return [request for request in fresh if not request.future.done()]
 
     def take_replayed(self) -> list[Request]:
         """End the replay: return all requests made in it, in order; an earlier run has sent them."""

@@ -31,6 +31,7 @@ from streams.shards.outbox import Outbox
 WORK = ("tool", "llm")
 MISSING_VERSION = "this process has no version"
 LOOK_AGAIN_S = 2.0
+NO_STATE = StateStore().view("")
 _make_completion = compile_maker(Completion)
 
 
@@ -116,7 +117,9 @@ class Handlers:
         return not reason
 
     def _new_run(self, live: Live, agent: Agent[Any, Any]) -> Run:
-        if live.snapshot is None:
+        if agent.state is None:
+            view = NO_STATE
+        elif live.snapshot is None:
             view = self._state.view(live.agent_id)
         else:
             frozen = StateStore()
@@ -161,8 +164,7 @@ class Handlers:
                 self.park(live, f"{type(error).__name__}: {error}")
                 return None
             self._recall(live, run)
-        self._hot[live.id] = live
-        self._hot.move_to_end(live.id)
+            self._hot[live.id] = live
         return agent
 
     def _recall(self, live: Live, run: Run) -> None:
@@ -220,7 +222,10 @@ class Handlers:
         """Answer requests and fire timers, one completion at a time, until the handler waits for something outside."""
         run = live.run
         ready: deque[Completion] = deque()
-        while run is not None and live.run is run and not run.finished:
+        while run is not None and live.run is run:
+            if run.finished:
+                self._desk.end(live, conclude(live, agent, self.now, self._limits.max_payload_bytes))
+                return
             for request in run.take_requests():
                 self._decide(live, agent, request, ready)
             if ready:
@@ -230,14 +235,9 @@ class Handlers:
                 continue
             timer = run.loop.next_timer()
             if timer is None or timer[0] > self.now:
-                break
+                self.rest(live, run)
+                return
             self.give(live, _make_completion(timer[1], TIMER, "", "ok", self.now, run.asked))
-        if run is None or live.run is not run:
-            return
-        if run.finished:
-            self._desk.end(live, conclude(live, agent, self.now, self._limits.max_payload_bytes))
-            return
-        self.rest(live, run)
 
     def _decide(self, live: Live, agent: Agent[Any, Any], request: Request, ready: deque[Completion]) -> None:
         try:
@@ -270,7 +270,7 @@ class Handlers:
             wake = min(wake, live.deadlines[0][0])
         working = False
         for request in run.pending.values():
-            if request.abandoned:
+            if request.future.done():
                 continue
             working = working or request.kind in WORK
             if request.kind == "shared":

@@ -48,7 +48,7 @@ class Outbox:
     def journal_all(self, records: Iterator[tuple[bytes, bytes | None]]) -> None:
         """Write several journal records."""
         for key, value in records:
-            self.journal(key, value)
+            self._writes.append(Write("journal", key, value, self._partition))
 
     def forward(self, invocation: Invocation, partition: int) -> None:
         """Send an invocation that has landed on the wrong partition to the right one."""
