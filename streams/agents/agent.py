@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -61,7 +61,7 @@ class Agent(Generic[I, O]):
             BadInput: It does not fit; names the field.
         """
         try:
-            return self.input.validate_json(data)
+            return cast(I, self.input.validator.validate_json(data))
         except ValidationError as error:
             raise BadInput(f"input of agent {self.name!r}: {explain(error)}", field_of(error)) from None
 
@@ -99,7 +99,7 @@ class Agent(Generic[I, O]):
             HandlerError: It is not what the handler's return type allows.
         """
         try:
-            return self.output.dump_json(self.output.validate_python(value))
+            return self.output.serializer.to_json(self.output.validator.validate_python(value))
         except ValueError as error:
             reason = explain(error) if isinstance(error, ValidationError) else str(error)
             raise HandlerError(f"agent {self.name!r} returned what its type does not allow: {reason}") from None

@@ -127,7 +127,7 @@ class Arguments:
         """
         values = by_name(self._function, self.names, args, kwargs)
         try:
-            model = self.model(**values)
+            model: BaseModel = self.model.__pydantic_validator__.validate_python(values)
         except ValidationError as error:
             raise InvalidInput(f"arguments of {self._function}: {explain(error)}") from None
         return model.__pydantic_serializer__.to_json(model)

@@ -195,7 +195,10 @@ def _encoding(value: str, hint: Any, names: dict[str, Any]) -> list[str]:
         return [f"(b'\\x00' if {value} is None else join((b'\\x02', {some})))"]
     if (inner := _item(hint)) is not None:
         some = ", ".join(_encoding("x", inner, names))
-        return [f"(join((L[len({value})], *[join(({some},)) for x in {value}], b'\\x00')) if {value} else b'\\x00')"]
+        return [
+            f"(join((L[len({value})], *[part for x in {value} for part in ({some},)], b'\\x00'))"
+            f" if {value} else b'\\x00')"
+        ]
     some = ", ".join(_encoding("x", typing.get_args(hint)[1], names))
     return [
         f"(join((L[len({value})], *[join((S[k], {some})) for k, x in {value}.items()], b'\\x00'))"

@@ -96,12 +96,16 @@ class Live:
 
     def add(self, completion: Completion) -> None:
         """Note a completion that is being applied."""
-        self._append(encode(completion))
+        data = encode(completion)
+        self.open.append(data)
+        self.open_bytes += len(data)
 
     def keep(self, step: KeptStep) -> None:
         """Note an at-most-once call that is being made; it stands among the completions, so that many cost O(N)."""
         self.kept.append(step)
-        self._append(encode(step))
+        data = encode(step)
+        self.open.append(data)
+        self.open_bytes += len(data)
 
     def take_held(self) -> list[bytes]:
         """Return what has come while it was parked, and forget it; numbers go on, so that none is used twice."""
@@ -120,10 +124,6 @@ class Live:
         self.aliases.clear()
         self.deadlines.clear()
         self.notices.clear()
-
-    def _append(self, data: bytes) -> None:
-        self.open.append(data)
-        self.open_bytes += len(data)
 
     def digest(self) -> bytes:
         """Return what tells this input from another one under the same ID."""

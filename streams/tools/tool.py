@@ -138,7 +138,9 @@ class Tool(Generic[P, R]):
             raise self._raise(completion)
         if completion.status == "invalid":
             raise InvalidInput(completion.error_message)
-        value = self.returns.validate_json(completion.value or b"null") if completion.value != b"null" else None
+        value = (
+            self.returns.validator.validate_json(completion.value or b"null") if completion.value != b"null" else None
+        )
         return _make_outcome(value, completion.degraded, completion.cause, completion.attempts, completion.elapsed_s)  # type: ignore[arg-type]
 
     def _raise(self, completion: Completion) -> BaseException:
