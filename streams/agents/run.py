@@ -140,7 +140,8 @@ class Run:
         """Ask for a step; the future resolves when its completion is applied."""
         if self.closed:
             raise HandlerError(f"{self.invocation.id} has ended; it can take no more steps")
-        self.check_free(f"{kind} {name!r}")
+        if self.updating:
+            self.check_free(f"{kind} {name!r}")
         self.steps += 1
         self.asked = crc32(payload, crc32(f"{kind}:{name}".encode(), self.asked))
         future = self.loop.create_future()

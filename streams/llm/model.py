@@ -152,7 +152,7 @@ class ChatSpec(Generic[T]):
             raise named(completion.error_type)(completion.error_message)
         value = orjson.loads(completion.value or b"{}")
         usage = _make_tokens(completion.input_tokens, completion.output_tokens, completion.cost)
-        calls = tuple(ToolRequest(**call) for call in value.get("tool_calls", ()))
+        calls = tuple([ToolRequest(**call) for call in value.get("tool_calls", ())])
         text = value.get("text", "")
         reason = value.get("finish_reason", "stop")
         if completion.degraded:

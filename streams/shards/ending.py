@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.agents.agent import Agent
-from streams.agents.run import Run
 from streams.errors import HandlerError, InvalidInput, PayloadTooLarge
 from streams.records.compiled import compile_maker
 from streams.records.ids import input_digest
@@ -101,8 +100,8 @@ def _ended(live: Live, now: float, status: str, error: BaseException | None, val
         tenant=invocation.tenant,
         version=live.version,
         steps=run.steps if run else 0,
-        input_tokens=_sum(run, "input_tokens"),
-        output_tokens=_sum(run, "output_tokens"),
+        input_tokens=run.input_tokens if run else 0,
+        output_tokens=run.output_tokens if run else 0,
         cost=run.cost if run else 0.0,
         submitted_at_ms=invocation.submitted_at_ms,
         started_at_ms=live.started_at_ms,
@@ -110,7 +109,3 @@ def _ended(live: Live, now: float, status: str, error: BaseException | None, val
         input_digest=live.digest(),
         traceparent=invocation.traceparent,
     )
-
-
-def _sum(run: Run | None, name: str) -> int:
-    return int(getattr(run, name)) if run is not None else 0

@@ -23,7 +23,7 @@ from streams.errors import (
     InvalidInput,
     PayloadTooLarge,
 )
-from streams.records import decode, decode_as, encode, encode_read, headers
+from streams.records import decode, decode_as, encode, encode_read, encoder_of, headers
 from streams.records.ids import agent_id, input_digest
 from streams.records.invocations import ChildOutcome, Invocation, Result
 from streams.records.journal import Early, FlushMarks, Marker
@@ -57,6 +57,7 @@ from streams.shards.shared_steps import SharedSteps
 from streams.shards.state_writes import StateWrites
 
 NEVER = float("inf")
+_encode_marker = encoder_of(Marker)
 
 SPARE_WAKES = 10_000
 """Wakes of ended invocations that are kept before the heap is made anew."""
@@ -408,9 +409,9 @@ class Engine:
 
     def _mark(self, result: Result, encoded: bytes | None = None) -> None:
         data = encode(result) if encoded is None else encoded
-        marker = encode(Marker(result.input_digest, data, int(self.now * 1000)))
-        self.markers.put(result.id, marker)
-        self.outbox.journal(result.id.encode(), marker)
+        identity, marker = result.id, _encode_marker(result.input_digest, data, int(self.now * 1000))
+        self.markers.put(identity, marker)
+        self.outbox.journal(identity.encode(), marker)
 
     def _expire(self) -> None:
         for invocation in self.markers.expire(int(self.now * 1000)):
