@@ -263,9 +263,10 @@ class Engine:
         return True
 
     def _on_invocation(self, invocation: Invocation, raw: bytes = b"") -> None:
-        if (live := self.live.get(invocation.id)) is not None:
+        identity = invocation.id
+        if (live := self.live.get(identity)) is not None:
             self._known(invocation, live.digest(), None)
-        elif (marker := self.markers.get(invocation.id)) is not None:
+        elif (marker := self.markers.get(identity)) is not None:
             self._known(invocation, marker.input_digest, marker)
         else:
             self._accept(invocation, raw)

@@ -169,13 +169,17 @@ class Live:
                 self.chunks += 1
             self.closed += self.open
             self.open, self.open_bytes = [], 0
+        if self.held or self.held_written[1]:
+            yield from self._held_writes()
+        yield self.id.encode(), self.entry()
+
+    def _held_writes(self) -> Iterator[tuple[bytes, bytes | None]]:
         for number in range(self.held_written[0], min(self.held_first, self.held_written[1])):
             yield self._key(HELD_CHUNK - number), None
         last = self.held_first + len(self.held)
         for number in range(max(self.held_first, self.held_written[1]), last):
             yield self._chunk(HELD_CHUNK - number, (self.held[number - self.held_first],))
         self.held_written = (self.held_first, last)
-        yield self.id.encode(), self.entry()
 
     def chunk_keys(self) -> Iterator[bytes]:
         """Yield the keys that its end must tombstone."""
