@@ -73,7 +73,9 @@ def limits(
         float | None, typer.Option(metavar="X", help="Cost of a tenant in a window.", show_default=False)
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Take the last change back: as configured again.")] = False,
-    reason: Annotated[str, typer.Option("--reason", "-r", help="Kept with the change, for those who come after.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", "-r", help="Needed for a change; kept for those who come after.")
+    ] = "",
     module_app: AppOption = None,
     namespace: NamespaceOption = None,
     json: JsonOption = False,
@@ -230,7 +232,7 @@ async def _change(aim: Target, subject: str, change: Limit | None) -> str:
             await producer.send(message)
     if change is None:
         return "as configured again"
-    said = ", ".join(f"{name} {value:g}" for name, value in changes_of(change).items())
+    said = ", ".join(f"{name} {value:,.12g}" for name, value in changes_of(change).items())
     return f"{said} (no dispatcher reports, so whether there is such a pool or key is not known)" if unchecked else said
 
 
@@ -259,7 +261,7 @@ def _list(changes: dict[str, Limit], *, json: bool) -> None:
 
     table = Table("subject", "changed to", "by", "at", "reason", box=None)
     for row in rows:
-        said = ", ".join(f"{name} {value:g}" for name, value in row["changes"].items())
+        said = ", ".join(f"{name} {value:,.12g}" for name, value in row["changes"].items())
         table.add_row(row["subject"], said, escape(row["by"]), clock(row["at_ms"]), escape(row["reason"]))
     out.print(table)
 

@@ -141,5 +141,5 @@ def _tell(what: str, limit: Limit | None) -> None:
     if limit is None:
         log.warning("%s: as configured again", what)
     else:
-        said = ", ".join(f"{name} {value:g}" for name, value in changes_of(limit).items())
+        said = ", ".join(f"{name} {value:,.12g}" for name, value in changes_of(limit).items())
         log.warning("%s: %s, set by %s: %s", what, said, limit.changed_by, limit.reason)

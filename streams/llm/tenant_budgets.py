@@ -61,9 +61,9 @@ class TenantBudgets:
         ):
             if bound is not None and used + held + wanted > bound:
                 return (
-                    f"tenant {tenant!r} has used {used:g} and reserved {held:g} of its budget of {bound:g} {what} a "
-                    f"{self._sums.window}, and this call may use {wanted:g} more; raise it with `streams llm limits "
-                    f"--tenant {tenant}`, or wait for the next {self._sums.window}"
+                    f"tenant {tenant!r} has used {used:,.12g} and reserved {held:,.12g} of its budget of {bound:,.12g} "
+                    f"{what} a {self._sums.window}, and this call may use {wanted:,.12g} more; raise it with `streams "
+                    f"llm limits --tenant {tenant} --budget-{what} N`, or wait for the next {self._sums.window}"
                 )
         return None
 

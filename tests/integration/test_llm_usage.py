@@ -102,7 +102,7 @@ async def test_a_tenant_is_stopped_before_the_call_that_could_pass_its_budget_an
     assert sum(result.input_tokens + result.output_tokens for result in acme) == 900
     refused = next(result for result in acme if result.status != "ok")
     assert (refused.status, refused.attempts) == ("raised", 0)
-    assert "tenant 'acme' has used 900 and reserved 0 of its budget of 1000 tokens a day" in refused.error_message
+    assert "tenant 'acme' has used 900 and reserved 0 of its budget of 1,000 tokens a day" in refused.error_message
     assert told([result for result in found if result.tenant == "other"]) == {"ok": 50}
 
 

@@ -35,6 +35,7 @@ class Simulated(Target):
     ("subject", "changes", "said"),
     [
         ("fst", {"concurrency": 3}, "concurrency 3 (no dispatcher reports, so"),
+        ("fst", {"tokens_per_minute": 30_000_000.0}, "tokens_per_minute 30,000,000 (no"),
         ("tenant:acme", {"budget_tokens": 9}, "budget_tokens 9"),
     ],
 )
