@@ -7,8 +7,7 @@ the store for long may leave the log as well: then only the store and the filter
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from streams.records import decode, encode
 from streams.records.journal import Deferred, FlushMarks
 from streams.records.state import StateDelta
 from streams.shards.evicted import EvictedFilter
+from streams.shards.late_writes import LATE_S, LateWrites
 from streams.shards.live import PARKED, Live
 from streams.shards.memory import AgentRecords
 
@@ -29,10 +29,6 @@ NO_STORE = "this process reads no store; set STREAMS_MEMORY__DSN"
 LOOKED_AT = 256
 """Agents that one round of evicting looks at; those that must stay are looked at again when they are oldest again."""
 
-KNOWN_S, KNOWN_COUNT = 3_600.0, 100_000
-"""How long, and for how many evicted agents, it is known what the store must have at least: a failover that has lost
-its last commits is noticed by that."""
-
 
 @dataclass(frozen=True, slots=True)
 class Miss:
@@ -40,11 +36,16 @@ class Miss:
 
     Attributes:
         owner: Agent ID, or that of a shared record.
-        at_least: Sequence that the newest record must have; an answer below it is of a store that has lost something.
+        at_least: Sequences that records must have; an answer below one is of a store that has lost something.
     """
 
     owner: str
-    at_least: int
+    at_least: Mapping[str, int]
+
+    def is_met(self, deltas: Iterable[StateDelta]) -> bool:
+        """Tell whether the store's answer has everything that is known to have been written."""
+        has = {delta.record: delta.sequence for delta in deltas}
+        return all(has.get(record, 0) >= sequence for record, sequence in self.at_least.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Cold:
         flushed: The store has every write up to this sequence.
         filter: Agents of which the store may have more than memory and log.
         flush_marks: How far the sink had come when, as journaled.
+        late: What the store must have at least of those that are not here.
         trouble: Why the store cannot be read now, for those that wait.
     """
 
@@ -107,7 +109,7 @@ class Cold:
         self._deferred: dict[str, list[int]] = {}
         self._requests: dict[int, Any] = {}
         self._number = 0
-        self._known: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self.late = LateWrites()
         self._swept: set[str] = set()
         self._returned: set[str] = set()
 
@@ -154,11 +156,7 @@ class Cold:
     def _ask(self, owner: str) -> None:
         if owner not in self._asked:
             self._asked.add(owner)
-            self._wanted.append(Miss(owner, self._least(owner)))
-
-    def _least(self, owner: str) -> int:
-        """Return the sequence that the store must have had of an owner; 0 where that is not known any more."""
-        return self._known.get(owner, (0.0, 0))[1]
+            self._wanted.append(Miss(owner, self.late.of(owner, self._engine.now)))
 
     def take_wanted(self) -> list[Miss]:
         """Return what must be read and was not asked for yet."""
@@ -185,6 +183,7 @@ class Cold:
             if (partial := self._state.find(owner)) is not None:
                 records.merge(partial)
             self._state.put_all(owner, records)
+            self.late.forget(owner)
             self._swept.discard(owner)
             self._returned.add(owner)
         for number in self._deferred.pop(owner, ()):
@@ -216,21 +215,9 @@ class Cold:
                 state.spare(owner)
                 continue
             state.drop(owner)
-            newest = records.newest()
-            young = newest is not None and newest.at_ms >= (self._engine.now - KNOWN_S) * 1000
-            self.note_evicted(owner, newest.sequence if newest is not None and young else 0)
+            self.filter.add(owner)
+            self.late.note(owner, records.written_since((self._engine.now - LATE_S) * 1000), self._engine.now)
             self.counters.evicted += 1
-
-    def note_evicted(self, owner: str, sequence: int) -> None:
-        """Remember that the store has *owner*, whose newest write was *sequence* (0: long ago, so it is certain)."""
-        self.filter.add(owner)
-        if not sequence:
-            return
-        known, now = self._known, self._engine.now
-        known.pop(owner, None)
-        known[owner] = (now, sequence)
-        while known and (len(known) > KNOWN_COUNT or next(iter(known.values()))[0] < now - KNOWN_S):
-            known.popitem(last=False)
 
     def _pinned(self, owner: str) -> bool:
         """A handler that has begun holds on to its state; one that is not in memory may ask for it again."""
@@ -280,6 +267,7 @@ class Cold:
         # Until it is flushed it must not be read past, so it is kept, though the rest of its owner is not here.
         self.filter.add(owner)
         self._state.put(again, complete=False)
+        self.late.note(owner, {again.record: again.sequence}, engine.now)
         engine.outbox.state(again)
         self.counters.repaired += 1
 

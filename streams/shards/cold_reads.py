@@ -171,10 +171,10 @@ class ColdReads:
         stale = []
         for ask in asks:
             deltas = found.get(ask.miss.owner, ())
-            if max((delta.sequence for delta in deltas), default=0) < ask.miss.at_least:
-                stale.append(ask)
-            else:
+            if ask.miss.is_met(deltas):
                 ask.deliver(ask.miss.owner, deltas)
+            else:
+                stale.append(ask)
         if stale:
             problem = f"the store has lost writes that it had, of {stale[0].miss.owner!r} for one"
             if problem != self.trouble:

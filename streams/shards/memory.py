@@ -61,9 +61,16 @@ class AgentRecords:
         for record, stored in list(self._fields.items()):
             yield self._decoded(record, stored) if isinstance(stored, bytes) else stored
 
-    def newest(self) -> StateDelta | None:
-        """Return the newest delta that is no entry of a log."""
-        return max(self.fields(), key=lambda delta: (delta.epoch, delta.sequence), default=None)
+    def written_since(self, at_ms: float) -> dict[str, int]:
+        """Return the sequences of the records that were written since *at_ms*; of a log only its end is looked at."""
+        written = {delta.record: delta.sequence for delta in self.fields() if delta.at_ms >= at_ms}
+        for name, entries in self._entries.items():
+            for number in sorted(entries, reverse=True):
+                entry = self.get(log_entry(name, number))
+                if entry is None or entry.at_ms < at_ms:
+                    break
+                written[entry.record] = entry.sequence
+        return written
 
     def all(self) -> Iterator[StateDelta]:
         """Yield every delta."""

@@ -26,9 +26,10 @@ from streams.records.journal import (
     Marker,
 )
 from streams.records.state import StateDelta
-from streams.shards.cold import KNOWN_COUNT, KNOWN_S, deferred_number
+from streams.shards.cold import deferred_number
 from streams.shards.engine import Engine
 from streams.shards.evicted import SUMMARY_KEY, EvictedFilter
+from streams.shards.late_writes import LATE_S, LateWrites
 from streams.shards.live import CURSOR_KEY, SEPARATOR, restore_live
 from streams.shards.memory import AGENT_BYTES, RECORD_BYTES
 
@@ -64,8 +65,8 @@ class Restored:
         self.end_offset = 0
         self._flushed_offset = flushed_offset
         self._room_bytes = room_bytes
-        self._young_ms = (now - KNOWN_S) * 1000
-        self._left: OrderedDict[str, int] = OrderedDict()
+        self._now = now
+        self._late = LateWrites()
         self._bytes = 0
 
     def take_journal(self, records: Sequence[SkimmedRecord]) -> None:
@@ -100,16 +101,13 @@ class Restored:
                 return
             del self.state[key]
             self._bytes -= _size(key, oldest.data)
-            self._leave(owner_and_record(key)[0], oldest)
+            self._leave(*owner_and_record(key), oldest)
 
-    def _leave(self, owner: str, kept: Kept) -> None:
+    def _leave(self, owner: str, record: str, kept: Kept) -> None:
         """Leave a record to the store; what was written lately is noted, so that the store can be held to it."""
         self.filter.add(owner)
-        if kept.timestamp_ms >= self._young_ms:
-            sequence = decode_as(StateDelta, kept.data).sequence
-            self._left[owner] = max(sequence, self._left.pop(owner, 0))
-            if len(self._left) > KNOWN_COUNT:
-                self._left.popitem(last=False)
+        if kept.timestamp_ms >= (self._now - LATE_S) * 1000:
+            self._late.note(owner, {record: decode_as(StateDelta, kept.data).sequence}, self._now)
 
     @cached_property
     def filter(self) -> EvictedFilter:
@@ -165,7 +163,6 @@ class Restored:
         engine.accepted = cursor.accepted
         engine.paused = set(cursor.paused)
         engine.adopt([restore_live(entry, chunks.get(key, {})) for key, entry in entries.items()], now)
-        # Once the engine knows the time: what the store must have at least is remembered for some of it.
         self._fill(engine, cursor.sequence)
         for key in sorted(deferred, key=deferred_number):
             engine.cold.restore_deferred(key, deferred[key])
@@ -174,8 +171,7 @@ class Restored:
     def _fill(self, engine: Engine, sequence: int) -> None:
         """Hand over the state, and which agents are incomplete: the filter knows them, so the store may have more."""
         engine.cold.filter = self.filter
-        for owner, newest in self._left.items():
-            engine.cold.note_evicted(owner, newest)
+        engine.cold.late = self._late
         while self.state:
             key, kept = self.state.popitem(last=False)
             owner, record = owner_and_record(key)
@@ -183,8 +179,8 @@ class Restored:
             complete = not self.filter.may_contain(owner)
             if complete or dirty:
                 engine.state.put_encoded(owner, record, kept.data, sequence=sequence if dirty else 0, complete=complete)
-            elif kept.timestamp_ms >= self._young_ms:
-                engine.cold.note_evicted(owner, decode_as(StateDelta, kept.data).sequence)
+            else:
+                self._leave(owner, record, kept)
 
 
 def owner_and_record(key: bytes) -> tuple[str, str]:

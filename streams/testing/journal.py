@@ -41,7 +41,7 @@ class KeptJournal:
 
     def restore(self, engine: Engine, now: float) -> None:
         """Fill a new engine, as the next owner of the shard does."""
-        restored = Restored()
+        restored = Restored(now=now)
         restored.take_journal(_records(self.latest))
         restored.take_state(_records(self._state))
         restored.into(engine, now)

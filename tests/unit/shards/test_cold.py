@@ -6,6 +6,7 @@ import orjson
 from pydantic import BaseModel
 
 from streams import App, Context, Log
+from streams.agents.state import log_entry
 from streams.records import decode_as
 from streams.records.ids import shared_id
 from streams.records.signals import Answer, Cancel, SharedRequest, StateRead, StatusQuery
@@ -13,10 +14,12 @@ from streams.records.state import StateDelta
 from streams.shards.cold import WAITS_FOR_STORE, Cold, Miss, StateArrived, Swept
 from streams.shards.effects import Event
 from streams.shards.engine import Engine
+from streams.shards.late_writes import LATE_S
 from streams.shards.restore import Restored
 from tests.unit.shards.shard import Shard
 
 app = App("cold")
+NOTE = log_entry("notes", 0)
 
 
 class Ask(BaseModel):
@@ -263,12 +266,43 @@ def test_one_that_has_not_begun_is_cancelled_without_its_state():
 def test_the_store_is_held_to_what_it_had():
     shard = Stored()
     shard.invoke(counter, Ask(key="a"), "1")
-    written = shard.engine.sequence
     shard.flush()
     shard.evict_all()
     shard.invoke(counter, Ask(key="a"), "2")
     (miss,) = shard.cold.take_wanted()
-    assert 0 < miss.at_least <= written
+    has = {record: delta for (_, record), delta in shard.store.items()}
+    assert miss.at_least == {record: delta.sequence for record, delta in has.items()}
+    assert has.keys() == {"count", NOTE}
+    assert miss.is_met(has.values())
+    for lost in has:  # any of them, though the store has others that were written later
+        assert not miss.is_met(delta for record, delta in has.items() if record != lost)
+
+
+def test_what_was_written_long_ago_is_not_asked_of_the_store():
+    shard = Stored()
+    shard.invoke(counter, Ask(key="a"), "1")
+    shard.now += 2 * LATE_S
+    shard.flush()
+    shard.evict_all()
+    shard.invoke(counter, Ask(key="a"), "2")
+    (miss,) = shard.cold.take_wanted()
+    assert miss.at_least == {}
+    assert miss.is_met(())
+
+
+def test_what_is_written_again_is_asked_of_the_store_together_with_the_rest():
+    shard = Stored()
+    shard.invoke(counter, Ask(key="a"), "1")
+    shard.flush()
+    shard.evict_all()
+    lost = shard.store["counter/a", "count"]
+    shard.cold.begin_sweep({"counter/a"})
+    shard.arrive(Swept((), (lost,)), "store")
+    shard.flush()
+    shard.evict_all()
+    shard.invoke(counter, Ask(key="a"), "2")
+    (miss,) = shard.cold.take_wanted()
+    assert miss.at_least == {"count": shard.engine.sequence, NOTE: shard.store["counter/a", NOTE].sequence}
 
 
 def test_what_the_store_has_lost_is_written_again_as_something_newer():
@@ -324,14 +358,14 @@ def test_a_shared_record_that_was_evicted_is_checked_against_its_version():
 def test_the_next_owner_holds_the_store_to_what_it_had_too():
     shard = Stored()
     shard.invoke(counter, Ask(key="a"), "1")
-    written = shard.engine.sequence
     state = [write for write in shard.writes if write.kind == "state-deltas"]
     restored = Restored(flushed_offset=100, room_bytes=1, now=shard.now)
     restored.take_state([(n, int(shard.now * 1000), write.key, write.value) for n, write in enumerate(state)])
     engine = Engine(app, partition=0, partition_of=lambda _: 0)
     restored.into(engine, shard.now)
     assert len(engine.state) == 0
-    engine.cold.note_evicted("counter/b", 99)
+    engine.cold.late.note("counter/b", {"count": 99}, shard.now)
     engine.step([Event("invocations", shard.invocation("counter", "a", b'{"key": "a"}', "2"))], shard.now)
     (miss,) = engine.cold.take_wanted()
-    assert miss.at_least == written
+    written = [decode_as(StateDelta, write.value or b"") for write in state]
+    assert miss.at_least == {delta.record: delta.sequence for delta in written}

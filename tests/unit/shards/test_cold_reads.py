@@ -50,7 +50,9 @@ class Desk:
         self.stale = 0
 
     def ask(self, owner: str, at_least: int = 0) -> None:
-        self.reads.ask(Ask(Miss(owner, at_least), lambda o: o not in self.unwanted, self._deliver, self._stale))
+        self.reads.ask(
+            Ask(Miss(owner, {"note": at_least}), lambda o: o not in self.unwanted, self._deliver, self._stale)
+        )
 
     def _deliver(self, owner: str, deltas: tuple[StateDelta, ...]) -> None:
         assert [delta.owner for delta in deltas] == [owner]
