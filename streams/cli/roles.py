@@ -142,12 +142,15 @@ async def run_roles(
         )
         if ready is not None:
             ready()
+        failed: StreamsError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for role, it in made.items():
                     group.create_task(it.run(), name=f"role {role}")
         except* StreamsError as errors:
-            raise _first(errors) from None
+            failed = _first(errors)
+        if failed is not None:
+            raise failed  # not above: until Python 3.11.4 what is raised in an except* clause arrives as a group
 
 
 def collect_rarely() -> None:

@@ -192,6 +192,7 @@ class ShardProcessor:
     # -- the cycle -----------------------------------------------------------------------------------------------------
 
     async def _cycle(self, reader: Reader) -> None:
+        failed: StreamsError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 committer = group.create_task(self._commit_for_ever(), name=f"commits of shard {self.partition}")
@@ -205,7 +206,9 @@ class ShardProcessor:
                 await self._settle()
                 committer.cancel()
         except* StreamsError as errors:
-            raise _worst(errors) from None
+            failed = _worst(errors)
+        if failed is not None:
+            raise failed  # not above: until Python 3.11.4 what is raised in an except* clause arrives as a group
 
     async def _read_for_ever(self, reader: Reader) -> None:
         reported = self._now()
