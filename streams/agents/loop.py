@@ -80,8 +80,8 @@ class HandlerTask(asyncio.Task[T]):
         return self._number
 
 
-class HandlerHandle(asyncio.Handle):
-    """A handle without what debugging asks of it, which is half of what making one costs."""
+class LeanHandle(asyncio.Handle):
+    """A handle without what debugging asks of it, which is half of what making and running one costs."""
 
     __slots__ = ()
 
@@ -203,7 +203,7 @@ class HandlerLoop(_AbstractLoop):  # type: ignore[misc]
         return self.clock
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = HandlerHandle(callback, args, self, context)
+        handle = LeanHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 

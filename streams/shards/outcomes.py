@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streams.agents.agent import Agent
+from streams.agents.run import Request
 from streams.records import decode_as, encode
 from streams.records.invocations import ChildOutcome, Result
+from streams.records.signals import SharedOutcome
 from streams.records.steps import LlmResult, ToolNotice, ToolResult
 from streams.shards.dispatch import answered, completed
 from streams.shards.live import PARKED, Live
 
 if TYPE_CHECKING:
     from streams.shards.engine import Engine
+
+
+class Awaiting(NamedTuple):
+    """A step that waits for an outcome that has come, its handler brought to where it waits."""
+
+    live: Live
+    agent: Agent[Any, Any]
+    request: Request
 
 
 class Outcomes:
@@ -61,23 +72,30 @@ class Outcomes:
                 return live.aliases.get(index)
         return None
 
-    def on_child(self, outcome: ChildOutcome) -> None:
-        """Give a child's result to the step of its parent."""
+    def awaiting(self, outcome: ChildOutcome | SharedOutcome, invocation: str, kind: str) -> Awaiting | None:
+        """Return who waits for another shard's outcome; None where nobody does, or it is held for a parked one."""
         engine = self._engine
-        live = engine.live.get(outcome.parent)
+        live = engine.live.get(invocation)
         if live is None or outcome.incarnation != live.incarnation:
             engine.counters.ignored += 1
-            return
+            return None
         agent = None if live.phase == PARKED else engine.handlers.activate(live)
         if agent is None:
             engine.hold(live, outcome)
-            return
-        run = live.run
-        assert run is not None
-        request = run.waits_for(outcome.step)
-        if request is None or request.kind != "child":
+            return None
+        assert live.run is not None
+        request = live.run.waits_for(outcome.step)
+        if request is None or request.kind != kind:
             engine.counters.ignored += 1
+            return None
+        return Awaiting(live, agent, request)
+
+    def on_child(self, outcome: ChildOutcome) -> None:
+        """Give a child's result to the step of its parent."""
+        engine = self._engine
+        if (found := self.awaiting(outcome, outcome.parent, "child")) is None:
             return
+        live, agent, request = found
         live.children -= 1
         result = decode_as(Result, outcome.result)
         good = result.status == "succeeded"

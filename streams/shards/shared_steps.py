@@ -30,7 +30,7 @@ from streams.records.signals import SharedOutcome, SharedRequest
 from streams.records.versions import advance
 from streams.shards.dispatch import completed, raised
 from streams.shards.effects import Write
-from streams.shards.live import PARKED, RUNNING, Live
+from streams.shards.live import RUNNING, Live
 from streams.shards.shared import Verdict, request_name, request_write
 
 if TYPE_CHECKING:
@@ -193,20 +193,9 @@ class SharedSteps:
             group.out.discard(member)
             self._dirty[owner] = None
             group.learn(outcome)
-        live = engine.live.get(outcome.origin)
-        if live is None or live.incarnation != outcome.incarnation:
-            engine.counters.ignored += 1
+        if (found := engine.outcomes.awaiting(outcome, outcome.origin, "shared")) is None:
             return
-        agent = None if live.phase == PARKED else engine.handlers.activate(live)
-        if agent is None:
-            engine.hold(live, outcome)
-            return
-        run = live.run
-        assert run is not None
-        request = run.waits_for(outcome.step)
-        if request is None or request.kind != "shared":
-            engine.counters.ignored += 1
-            return
+        live, agent, request = found
         if request.spec.operation == "update" and _goes_on(outcome):
             self._join(live, request)
             group = self._groups[owner]

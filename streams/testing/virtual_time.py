@@ -18,6 +18,7 @@ from itertools import count
 from random import Random
 from typing import Any, TypeVar
 
+from streams.agents.loop import LeanHandle
 from streams.broker.simulated.process import Change, Process, current_process
 from streams.testing.virtual_tasks import NumberedTask, bury
 
@@ -33,29 +34,8 @@ class LimitExceeded(RuntimeError):
     """More virtual time or more steps than allowed: something goes round in circles."""
 
 
-class _Handle(events.Handle):
-    """A handle without what debugging asks of it: half of what a step costs is making and running these."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context | None,
-    ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
-
-
-class _Timer(events.TimerHandle):
-    """Likewise, of a callback that is due at a time."""
+class _Timer(LeanHandle, events.TimerHandle):
+    """A lean handle of a callback that is due at a time."""
 
     __slots__ = ()
 
@@ -67,13 +47,7 @@ class _Timer(events.TimerHandle):
         loop: asyncio.AbstractEventLoop,
         context: contextvars.Context | None,
     ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+        super().__init__(callback, args, loop, context)
         self._when = when
         self._scheduled = True
 
@@ -137,7 +111,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Run *callback* in its turn."""
-        handle = _Handle(callback, args, self, context)
+        handle = LeanHandle(callback, args, self, context)
         self._enqueue(handle)
         return handle
 
@@ -201,7 +175,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._bury(sorted(asyncio.all_tasks(self), key=hash))
             self.close()
 
-    def _enqueue(self, handle: _Handle | _Timer) -> None:
+    def _enqueue(self, handle: LeanHandle | _Timer) -> None:
         process = handle._context.get(current_process, None) or self._root
         if process.dead or self._burying:
             return
