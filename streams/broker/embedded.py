@@ -14,11 +14,10 @@ import subprocess
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 from uuid import uuid4
 
 from streams.broker.jars import find_java, kafka_jars
-from streams.broker.server_process import LOOPBACK, ServerProcess, free_port, port_is_free
+from streams.broker.server_process import LOOPBACK, EmbeddedServer, ServerProcess, free_port, port_is_free
 from streams.broker.server_properties import KafkaConfig, Mechanism, SecureListener
 from streams.errors import BrokerUnavailable
 
@@ -39,7 +38,7 @@ logger.started.level = info
 """
 
 
-class EmbeddedKafka:
+class EmbeddedKafka(EmbeddedServer):
     """One embedded broker over a data folder.
 
     Args:
@@ -69,7 +68,7 @@ class EmbeddedKafka:
         extra: Mapping[str, str] | None = None,
         timeout_s: float = 90.0,
     ) -> None:
-        self.data_dir = Path(data_dir).absolute()
+        super().__init__(data_dir)
         self._fsync = fsync
         self._fresh = fresh
         self._port = port
@@ -79,7 +78,6 @@ class EmbeddedKafka:
         self._authorizer = authorizer
         self._extra = dict(extra or {})
         self._timeout_s = timeout_s
-        self._process: ServerProcess | None = None
         self._ports: dict[str, int] = {}
 
     def start(self) -> None:
@@ -117,12 +115,6 @@ class EmbeddedKafka:
         process.wait_until(lambda: broker_answers(LOOPBACK, config.port), timeout_s=self._timeout_s)
         self._process = process
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Stop the broker; with *at_once* it is killed, for data that nobody needs. Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop(at_once=at_once)
-
     @property
     def bootstrap(self) -> str:
         """Address for clients without authentication; valid once started."""
@@ -132,28 +124,6 @@ class EmbeddedKafka:
     def sasl_bootstrap(self) -> str:
         """Address of the listener that demands SASL; valid once started with *sasl*."""
         return f"{LOOPBACK}:{self._ports['sasl_port']}"
-
-    @property
-    def log_file(self) -> Path:
-        """What the broker printed since its last start."""
-        return self.data_dir / "server.log"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the broker runs."""
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        """Process ID of the JVM."""
-        return self._process.pid if self._process else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _choose_ports(self) -> None:
         """Keep the ports of the last start where they are free, so that addresses in settings and shells stay valid."""

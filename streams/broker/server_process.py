@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Self
 
 from streams.broker import guard
 from streams.errors import SettingsError, StreamsError
@@ -119,6 +121,50 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class EmbeddedServer(ABC):
+    """A server that lives with whoever started it: by `start` and `stop`, or by a `with` block.
+
+    Attributes:
+        data_dir: Data, port and log. Made when missing.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self._process: ServerProcess | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it and return once it can be used. Idempotent while it runs."""
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop it; with *at_once* it is killed, for data that nobody needs. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop(at_once=at_once)
+
+    @property
+    def log_file(self) -> Path:
+        """What it printed since its last start."""
+        return self.data_dir / "server.log"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def pid(self) -> int | None:
+        """Process ID of the server itself."""
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def last_lines(log_file: Path, count: int = 25) -> str:

@@ -12,9 +12,8 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
 
-from streams.broker.server_process import LOOPBACK, ServerProcess, free_port, port_is_free
+from streams.broker.server_process import LOOPBACK, EmbeddedServer, ServerProcess, free_port, port_is_free
 from streams.errors import PrerequisiteMissing, StoreUnavailable
 
 _USER = "postgres"
@@ -22,7 +21,7 @@ _DATABASE = "streams"
 _NOBODY = 65534
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """One embedded Postgres over a data folder, with an empty database `streams`; who can reach the port may do all.
 
     Args:
@@ -43,12 +42,11 @@ class EmbeddedPostgres:
         port: int | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        self.data_dir = Path(data_dir).absolute()
+        super().__init__(data_dir)
         self._fsync = fsync
         self._fresh = fresh
         self._wanted_port = port
         self._timeout_s = timeout_s
-        self._process: ServerProcess | None = None
         self._port = 0
 
     def start(self) -> None:
@@ -89,38 +87,10 @@ class EmbeddedPostgres:
         process.wait_until(lambda: self._ready(process.pid), timeout_s=self._timeout_s)
         self._process = process
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Stop Postgres; with *at_once* it is killed, for data that nobody needs. Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop(at_once=at_once)
-
     @property
     def dsn(self) -> str:
         """Connection string of the database `streams`; valid once started."""
         return f"postgresql://{_USER}@{LOOPBACK}:{self._port}/{_DATABASE}"
-
-    @property
-    def log_file(self) -> Path:
-        """What Postgres printed since its last start."""
-        return self.data_dir / "server.log"
-
-    @property
-    def alive(self) -> bool:
-        """Whether Postgres runs."""
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        """Process ID of the postmaster."""
-        return self._process.pid if self._process else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def _cluster(self) -> Path:
