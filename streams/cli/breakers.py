@@ -67,52 +67,24 @@ def list_breakers(module_app: AppOption = None, namespace: NamespaceOption = Non
     out.print(table)
 
 
-@app.command("open")
-def open_(
-    dependency: DependencyArgument,
-    reason: Reason,
-    module_app: AppOption = None,
-    namespace: NamespaceOption = None,
-    timeout: TimeoutOption = 15.0,
-) -> None:
-    """Let no call out until someone resets it: streams breakers open tool:crm -r "incident 7" -s shop."""
-    _order("open", dependency, reason, target(module_app, namespace), timeout)
+def _command(action: Action, explanation: str) -> None:
+    """Make the command of an order; all take the same."""
+
+    @app.command(action, help=explanation)
+    def order(
+        dependency: DependencyArgument,
+        reason: Reason,
+        module_app: AppOption = None,
+        namespace: NamespaceOption = None,
+        timeout: TimeoutOption = 15.0,
+    ) -> None:
+        _order(action, dependency, reason, target(module_app, namespace), timeout)
 
 
-@app.command()
-def close(
-    dependency: DependencyArgument,
-    reason: Reason,
-    module_app: AppOption = None,
-    namespace: NamespaceOption = None,
-    timeout: TimeoutOption = 15.0,
-) -> None:
-    """Let every call out, however many fail, until someone resets it."""
-    _order("close", dependency, reason, target(module_app, namespace), timeout)
-
-
-@app.command()
-def reset(
-    dependency: DependencyArgument,
-    reason: Reason,
-    module_app: AppOption = None,
-    namespace: NamespaceOption = None,
-    timeout: TimeoutOption = 15.0,
-) -> None:
-    """Close it and leave it to its thresholds again, as if it had never opened."""
-    _order("reset", dependency, reason, target(module_app, namespace), timeout)
-
-
-@app.command("metrics-only")
-def metrics_only(
-    dependency: DependencyArgument,
-    reason: Reason,
-    module_app: AppOption = None,
-    namespace: NamespaceOption = None,
-    timeout: TimeoutOption = 15.0,
-) -> None:
-    """Count its calls and open it never, until someone resets it: to see what thresholds would do."""
-    _order("metrics-only", dependency, reason, target(module_app, namespace), timeout)
+_command("open", 'Let no call out until someone resets it: streams breakers open tool:crm -r "incident 7" -s shop.')
+_command("close", "Let every call out, however many fail, until someone resets it.")
+_command("reset", "Close it and leave it to its thresholds again, as if it had never opened.")
+_command("metrics-only", "Count its calls and open it never, until someone resets it: to see what thresholds would do.")
 
 
 def known(aim: Target) -> list[str]:
