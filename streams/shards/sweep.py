@@ -153,13 +153,14 @@ class Sweeper:
         """Read a portion of what is not in memory, and the rest of the log for what is newer; return where it ended.
 
         A tombstone hides every earlier record of its key: only the latest one may be judged. Beyond the sink's
-        position there is nothing of those that are not in memory.
+        position there is nothing of those that are not in memory: its position of now, for what was written while this
+        reads may be evicted while this reads.
         """
         cold, full_at = self._engine.cold, end
-        while await reader.position(self._source) < flushed:
+        while await reader.position(self._source) < max(flushed, self._flushed_offset() or 0):
             batch = await reader.poll(max_records=BITE, timeout_s=POLL_S)
             for record in batch.get(self._source, ()):
-                if record.key is None or record.offset >= flushed:
+                if record.key is None:
                     continue
                 portion.pop(record.key, None)
                 owner, name = owner_and_record(record.key)
