@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from streams.agents.run import Run
@@ -103,9 +103,18 @@ class Live:
     def keep(self, step: KeptStep) -> None:
         """Note an at-most-once call that is being made; it stands among the completions, so that many cost O(N)."""
         self.kept.append(step)
+        self._journal(step)
+
+    def _journal(self, step: KeptStep) -> None:
         data = encode(step)
         self.open.append(data)
         self.open_bytes += len(data)
+
+    def learn(self, index: int, outcome: bytes) -> None:
+        """Note what came of a kept call that nobody waits for: when it is asked for again, nobody answers again."""
+        self.kept[index] = known = replace(self.kept[index], outcome=outcome)
+        if known.incarnation == self.incarnation:
+            self._journal(known)
 
     def take_held(self) -> list[bytes]:
         """Return what has come while it was parked, and forget it; numbers go on, so that none is used twice."""
@@ -235,8 +244,10 @@ def _restore(entry: JournalEntry, chunks: dict[tuple[int, int], JournalChunk]) -
         live.closed += chunks[entry.incarnation, number].completions
     live.open = list(entry.completions)
     live.open_bytes = sum(map(len, live.open))
-    live.kept = [decode_as(KeptStep, data) for data in entry.kept]
-    live.kept += [decode_as(KeptStep, data) for data in chain(live.closed, live.open) if holds(KeptStep, data)]
+    kept = [decode_as(KeptStep, data) for data in entry.kept]
+    kept += [decode_as(KeptStep, data) for data in chain(live.closed, live.open) if holds(KeptStep, data)]
+    # What is known last of each counts: its outcome may have come after it was noted.
+    live.kept = list({(step.incarnation, step.step): step for step in kept}.values())
     live.signals = list(entry.signals)
     live.seen = {decode_as(Signal, data).signal_id for data in live.signals}
     held = _numbered(chunks, entry.incarnation, HELD_CHUNK, -sys.maxsize)

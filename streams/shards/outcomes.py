@@ -50,6 +50,8 @@ class Outcomes:
         request = run.waits_for(step) if step is not None else None
         if request is None or request.kind != kind:
             engine.counters.ignored += 1
+            if live.kept and result.incarnation == live.incarnation:
+                self.kept_step(live, result)
             return
         engine.handlers.give(live, answered(request, result, engine.now, run.asked))
         engine.handlers.drive(live, agent)
@@ -63,11 +65,11 @@ class Outcomes:
         live.notices[notice.step] = notice.reason
 
     def kept_step(self, live: Live, result: ToolResult | LlmResult) -> int | None:
-        """Return the step that waits for a call of an earlier incarnation, after noting its result."""
+        """Return the step of a later incarnation that waits for a kept call, after noting its result."""
         for index, kept in enumerate(live.kept):
             if isinstance(result, ToolResult) and (kept.incarnation, kept.step) == (result.incarnation, result.step):
                 if kept.outcome is None:
-                    live.kept[index] = replace(kept, outcome=encode(result))
+                    live.learn(index, encode(result))
                     self._engine.touch(live)
                 return live.aliases.get(index)
         return None

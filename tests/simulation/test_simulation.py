@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 
 BATCHES = 4
 BATCH = 10
-TAUGHT = (466, 3150, 6176, 101222, 209155, 300496, 307488, 500098)
+TAUGHT = (466, 3150, 6176, 801772, 802685, 808031, 809908, 101222, 209155, 300496, 307488, 500098)
 """Seeds that failed once: a group's member, tasks after a return, transactions under way at the end, and
 the oracle itself, which took calls of two partitions at the same offset for one that was moved twice."""
 

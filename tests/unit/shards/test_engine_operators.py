@@ -1,5 +1,6 @@
 """Changed code, missing versions, and what operators do about it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -36,9 +37,18 @@ def declare(order: str = "pay first", *, versions: tuple[str, ...] = ("1",), pat
         value = await ctx.signal("approval")
         return [value, await look(1)]
 
+    async def hasty(ctx: Context[None], ask: Ask) -> list[Any]:
+        try:
+            async with asyncio.timeout(1):
+                paid = await pay(5)
+        except TimeoutError:
+            paid = -2
+        return [paid, await look(1)]
+
     for version in versions:
         app.agent(key="key", name="agent", version=version)(agent)
     app.agent(key="key", name="approved")(approved)
+    app.agent(key="key", name="hasty")(hasty)
     return app
 
 
@@ -90,6 +100,22 @@ def test_a_restart_waits_for_a_call_that_is_still_out(crash):
     shard.answer(shard.calls[1], b"1")
     shard.answer(shard.calls[2], b"2")
     assert [r.value for r in shard.results] == [b"[5,1,2]"]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_restart_knows_what_came_of_a_call_that_nobody_waited_for_any_more(crash):
+    shard = Shard(declare())
+    identity = shard.invoke(shard.app.latest("hasty"), Ask())
+    shard.wake(2.0)  # the handler has given up, and looks instead
+    shard.answer(shard.calls[0], b"5")
+    if crash:
+        shard.restart()
+    shard.order("restart", identity)
+    if crash:
+        shard.restart()
+    assert [call.tool for call in shard.calls if call.incarnation] == ["look"]
+    shard.answer(shard.calls[-1], b"1")
+    assert [r.value for r in shard.results] == [b"[5,1]"]
 
 
 def test_a_restart_of_an_agent_that_is_gone_is_refused_and_changes_nothing():
