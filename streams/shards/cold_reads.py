@@ -112,6 +112,7 @@ class ColdReads:
         self._arrived = asyncio.Event()
         self._slots = asyncio.Semaphore(UNDER_WAY)
         self._pause_s = 0.0
+        self._reported: set[str] = set()
 
     def ask(self, ask: Ask) -> None:
         """Read an owner as soon as may be."""
@@ -148,6 +149,8 @@ class ColdReads:
             ask = self._asked.popleft()
             if ask.wanted(ask.miss.owner):
                 taken.append(ask)
+            else:
+                self._reported.discard(ask.miss.owner)
         if not self._asked:
             self._arrived.clear()
         return taken
@@ -172,13 +175,16 @@ class ColdReads:
         for ask in asks:
             deltas = found.get(ask.miss.owner, ())
             if ask.miss.is_met(deltas):
+                self._reported.discard(ask.miss.owner)
                 ask.deliver(ask.miss.owner, deltas)
             else:
                 stale.append(ask)
         if stale:
             problem = f"the store has lost writes that it had, of {stale[0].miss.owner!r} for one"
-            if problem != self.trouble:
+            owners = {ask.miss.owner for ask in stale}
+            if owners - self._reported:
                 log.error("%s; they are written again from the log", problem)
+                self._reported |= owners
             self._try_again(stale, problem)
             for ask in stale:
                 ask.stale()
