@@ -57,7 +57,7 @@ def test_a_seed_replays_exactly():
         ("tombstone read as a delete", 0),
         ("part taken for the whole", 22),
         ("tombstoned unseen", 0),
-        ("evict above the watermark", 160),
+        ("evict above the watermark", 360),
     ],
 )
 def test_the_oracle_finds_broken_code(mutant, first):
