@@ -18,12 +18,12 @@ from streams.broker.ring import OrderedRing
 from streams.broker.simulated.broker import SimulatedTransactions
 from streams.shards import ending, handlers
 from streams.shards.applied import Applied
-from streams.shards.cold import Cold
+from streams.shards.cold import Miss
 from streams.shards.cold_reads import ColdReads
 from streams.shards.engine import Engine
 from streams.shards.evicted import EvictedFilter
 from streams.shards.flushed import Flushed
-from streams.shards.live import CURSOR_KEY, RUNNING
+from streams.shards.live import CURSOR_KEY, RUNNING, Live
 from streams.shards.memory import AgentRecords, StateStore
 from streams.shards.outcomes import Outcomes
 from streams.shards.processor import ShardProcessor
@@ -239,7 +239,21 @@ def log_not_merged() -> AbstractContextManager[Any]:
 
 def stale_reads() -> AbstractContextManager[Any]:
     """A store that has lost its last commits is believed."""
-    return patch.object(Cold, "_least", lambda self, owner: 0)
+    return patch.object(Miss, "is_met", lambda self, deltas: True)
+
+
+def newest_only() -> AbstractContextManager[Any]:
+    """A store that has lost a commit is believed as long as it has a later one."""
+
+    def newest_met(self: Any, deltas: Any) -> bool:
+        return max((delta.sequence for delta in deltas), default=0) >= max(self.at_least.values(), default=0)
+
+    return patch.object(Miss, "is_met", newest_met)
+
+
+def outcome_unlearned() -> AbstractContextManager[Any]:
+    """What came of an at-most-once call that nobody waits for is not noted."""
+    return patch.object(Live, "learn", lambda self, index, outcome: None)
 
 
 def tombstone_unseen() -> AbstractContextManager[Any]:
@@ -286,6 +300,8 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "part taken for the whole": part_for_the_whole,
     "log not merged": log_not_merged,
     "stale reads believed": stale_reads,
+    "newest read believed": newest_only,
+    "outcome not learned": outcome_unlearned,
     "tombstoned unseen": tombstone_unseen,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.mutants import first_seed_that_finds
+from tests.simulation.mutants import MUTANTS, first_seed_that_finds
 from tests.simulation.runner import run_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
@@ -43,6 +43,12 @@ def test_a_seed_replays_exactly():
     histories = [run.communicate(timeout=100)[0] for run in runs]
     assert "history" in histories[0]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_every_mutant_still_changes_something_that_is_there(mutant):
+    with MUTANTS[mutant]():
+        pass
 
 
 # Each with the seed from which on a hundred worlds are tried: one soon before a world that finds it.
