@@ -110,6 +110,7 @@ def _senders() -> int:
     return sum("_sender_routine" in name for name in names)
 
 
+@pytest.mark.long
 async def test_what_a_dead_broker_leaves_open_is_ended_before_a_successor_reads(cluster: Cluster) -> None:
     """Fails on Kafka 4.3.0 and 4.3.1, in three rounds of four (KAFKA-20734); see `streams.broker.open_transactions`."""
     broker = cluster.broker

@@ -9,6 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the default tests kill every role in the short chaos run
 @pytest.mark.timeout(240)
 def test_the_demo_survives_the_death_of_every_role(kafka: str, postgres: str):
     command = [sys.executable, "-m", "streams", "demo", "-n", "300", "-c", "30", "--kill", "--json"]
