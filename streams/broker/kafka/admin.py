@@ -129,19 +129,20 @@ class KafkaAdmin:
 
     async def skim(self, positions: Mapping[Partition, int], header: str = "") -> dict[Partition, Skimmed]:
         """Return committed records from each position on, without their values."""
-        if not positions:
-            return {}
-        asker = await self._asker("read_committed", {p.topic for p in positions})
-        async with self._connection.bounded("skimming records"):
-            return await skim(asker._client, positions, header)
+        return await self._walked("skimming records", positions, header)
 
     async def scan(self, positions: Mapping[Partition, int]) -> dict[Partition, Skimmed]:
         """Return committed records from each position on, with their values."""
+        return await self._walked("scanning records", positions, None)
+
+    async def _walked(
+        self, doing: str, positions: Mapping[Partition, int], header: str | None
+    ) -> dict[Partition, Skimmed]:
         if not positions:
             return {}
         asker = await self._asker("read_committed", {p.topic for p in positions})
-        async with self._connection.bounded("scanning records"):
-            return await skim(asker._client, positions, None)
+        async with self._connection.bounded(doing):
+            return await skim(asker._client, positions, header)
 
     async def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Delete the records below the given offsets."""
