@@ -42,6 +42,10 @@ SINGLE_OBJECT = (
     "Avro single-object encoding: c3 01, the 8 bytes of the schema's CRC-64-AVRO fingerprint (little endian), the body."
 )
 
+MAX_TIMEOUT_S = 100 * 366 * 86_400
+MAX_TIME_MS = 2**53
+"""What times of a JSON invocation may be at most, so that they fit the record."""
+
 _JSON_INVOCATION: dict[str, Any] = {
     "type": "object",
     "required": ["agent", "input"],
@@ -53,8 +57,19 @@ _JSON_INVOCATION: dict[str, Any] = {
         "idempotency_key": {"type": "string", "description": "By default the record's place in the log."},
         "tenant": {"type": "string"},
         "priority": {"type": "string", "enum": ["high", "normal", "low"], "default": "normal"},
-        "timeout_s": {"type": "number", "exclusiveMinimum": 0, "default": 3600, "description": "Until it is failed."},
-        "not_before_ms": {"type": "integer", "description": "Milliseconds since the epoch; 0 starts at once."},
+        "timeout_s": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": MAX_TIMEOUT_S,
+            "default": 3600,
+            "description": "Until it is failed.",
+        },
+        "not_before_ms": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_TIME_MS,
+            "description": "Milliseconds since the epoch; 0 starts at once.",
+        },
     },
 }
 

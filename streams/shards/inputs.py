@@ -9,7 +9,7 @@ import orjson
 from streams.broker.port import LogRecord
 from streams.errors import CodecError, InvalidInput, UnknownSchema
 from streams.records import decode, encode, headers
-from streams.records.asyncapi import MESSAGES
+from streams.records.asyncapi import MAX_TIME_MS, MAX_TIMEOUT_S, MESSAGES
 from streams.records.ids import invocation_id
 from streams.records.invocations import Invocation
 from streams.records.signals import SharedRequest
@@ -19,8 +19,6 @@ PUBLIC = frozenset({"invocations", "signals"})
 """Kinds of topics that anyone may write: what cannot be decoded there is set aside, not waited for."""
 
 DEFAULT_TIMEOUT_S = 3_600.0
-MAX_TIMEOUT_S = 100 * 366 * 86_400.0
-MAX_TIME_MS = 2**53
 _JSON_FIELDS = frozenset(
     ("agent", "key", "idempotency_key", "input", "tenant", "priority", "timeout_s", "not_before_ms")
 )
@@ -79,7 +77,7 @@ def invocation_from_json(record: LogRecord) -> Invocation:
     invocation_id(agent, str(key), idempotency_key)
     timeout_s = body.get("timeout_s", DEFAULT_TIMEOUT_S)
     if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise InvalidInput(f"timeout_s {timeout_s!r} is not a number of seconds above 0 and up to {MAX_TIMEOUT_S:.0f}")
+        raise InvalidInput(f"timeout_s {timeout_s!r} is not a number of seconds above 0 and up to {MAX_TIMEOUT_S}")
     not_before_ms = body.get("not_before_ms", 0)
     if not isinstance(not_before_ms, int) or not 0 <= not_before_ms <= MAX_TIME_MS:
         raise InvalidInput(f"not_before_ms {not_before_ms!r} is not a number of milliseconds since the epoch")
