@@ -11,6 +11,7 @@ import pytest
 from streams.broker.simulated.process import Process
 from streams.llm.chat import ChatRequest
 from streams.llm.headers import RateHeaders
+from streams.llm.pool_status import PoolCounts
 from streams.llm.provider_errors import ProviderError, Throttled, Unauthorized, Unavailable
 from streams.llm.settings import PoolSettings
 from streams.records.steps import LlmResult, ToolClaim
@@ -99,6 +100,20 @@ async def test_a_dispatcher_that_was_frozen_sends_nothing_that_its_successor_has
     zombie.kill()
 
 
+async def ask_with_a_spare_pool(endpoint: Endpoint) -> tuple[LlmResult, PoolCounts]:
+    """Ask a pool that is at-most-once and has a fallback pool; return the result and the pool's counts."""
+    world = Simulation(
+        endpoint,
+        fast=PoolSettings(model="m", effect="at-most-once", fallback_pools=("spare",)),
+        spare=PoolSettings(model="s"),
+    )
+    await create_topics(world.broker, world.catalogue)
+    async with world.running() as role:
+        found = await world.ask(request_of(1))
+        counts = role.status()[0].counts
+    return found["dispute/c1/i1"], counts
+
+
 @pytest.mark.parametrize(
     "error",
     [Unavailable("status", "503: overloaded"), Unavailable("timeout", "no answer"), Unavailable("connection", "reset")],
@@ -108,16 +123,7 @@ def test_a_failure_that_proves_nothing_is_not_sent_again_to_any_pool(error: Prov
     async def main() -> None:
         endpoint = Endpoint()
         endpoint.fails = lambda request: error if request.model == "m" else None
-        world = Simulation(
-            endpoint,
-            fast=PoolSettings(model="m", effect="at-most-once", fallback_pools=("spare",)),
-            spare=PoolSettings(model="s"),
-        )
-        await create_topics(world.broker, world.catalogue)
-        async with world.running() as role:
-            found = await world.ask(request_of(1))
-            counts = role.status()[0].counts
-        result = found["dispute/c1/i1"]
+        result, counts = await ask_with_a_spare_pool(endpoint)
         assert (result.status, result.cause, result.attempts) == ("failed", "interrupted", 1)
         assert str(error) in result.error_message
         assert endpoint.models == {"m": 1}
@@ -133,16 +139,7 @@ def test_what_was_turned_away_for_its_key_is_sent_again(error: ProviderError):
     async def main() -> None:
         endpoint = Endpoint()
         endpoint.fails = lambda request: error if endpoint.asked.total() == 1 else None
-        world = Simulation(
-            endpoint,
-            fast=PoolSettings(model="m", effect="at-most-once", fallback_pools=("spare",)),
-            spare=PoolSettings(model="s"),
-        )
-        await create_topics(world.broker, world.catalogue)
-        async with world.running() as role:
-            found = await world.ask(request_of(1))
-            counts = role.status()[0].counts
-        result = found["dispute/c1/i1"]
+        result, counts = await ask_with_a_spare_pool(endpoint)
         assert (result.status, result.attempts, endpoint.asked.total()) == ("ok", 2, 2)
         # The only key of the first pool is out after a 401: the pool is down, and nothing was done there.
         assert result.served_by == ("spare:s" if isinstance(error, Unauthorized) else "fast:m")
